@@ -1,0 +1,41 @@
+# Everything a newcomer needs: `make demo`, `make test`. Each target sets up what it needs, once, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint format bench clean help
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Unisono needs Python 3.11 or newer; say which with: make PYTHON=python3.11 demo"; exit 1; }
+	@$(PYTHON) -m venv .venv && touch $@
+
+.venv/demo: .venv/python pyproject.toml constraints.txt
+	@echo "setting up .venv (once; about a minute) ..."
+	@$(PIP) --editable '.[demo]' && touch $@
+
+.venv/test: .venv/python pyproject.toml constraints.txt
+	@echo "setting up .venv for the tests (once; about a minute) ..."
+	@$(PIP) --editable '.[test]' && touch $@
+
+.venv/dev: .venv/python pyproject.toml constraints.txt
+	@$(PIP) --editable '.[dev]' && touch $@
+
+demo: .venv/demo  ## the main job: four hospitals answer a survival study on the NCCTG lung trial
+	@$(BIN)/unisono demo
+
+test: .venv/test  ## the whole test suite, under 10 minutes on 2 cores
+	@$(BIN)/python -m pytest
+
+lint: .venv/dev   ## ruff, the floors of the house (import-linter), strict types (mypy)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy
+
+format: .venv/dev ## format and fix what ruff can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: .venv/dev  ## every benchmark; tables go into docs/benchmarks.md
+	@$(BIN)/python benchmarks/statistics.py
+
+clean:            ## remove what the targets made
+	rm -rf .venv .bench-venv unisono-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,113 @@
+"""Trees of numpy arrays and plain values: packed to bytes, unpacked without executing anything, and digested.
+
+The one serialisation of Unisono: asks, opened sums and snapshots travel and are stored in it. A packed tree is a JSON
+skeleton in which ``{"$array": k}`` stands for the k-th array, then the arrays' raw little-endian bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unisono.errors import ProtocolError
+
+Tree = Any
+"""A number, string, boolean, None, numpy array, or a dict / list / tuple / dataclass of trees."""
+
+_MAGIC = b"UNI1"
+_DTYPES = frozenset({"<f8", "<f4", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b1"})
+
+
+def pack(tree: Tree) -> bytes:
+    """The tree as bytes; equal trees give equal bytes (keys sorted, arrays C-ordered and little-endian)."""
+    arrays: list[np.ndarray[Any, Any]] = []
+    skeleton = json.dumps(_skeleton(tree, arrays), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return b"".join([_MAGIC, struct.pack("<I", len(skeleton)), skeleton, *(a.tobytes() for a in arrays)])
+
+
+def unpack(data: bytes) -> Tree:
+    """The tree that `pack` packed: dicts, lists, numbers and read-only arrays. `ProtocolError` on anything else."""
+    try:
+        if data[:4] != _MAGIC:
+            raise ValueError("not a packed tree")
+        (length,) = struct.unpack("<I", data[4:8])
+        skeleton = json.loads(data[8 : 8 + length])
+        return _Reader(data, 8 + length).tree(skeleton)
+    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+        raise ProtocolError(
+            f"A stored or received tree of {len(data)} bytes cannot be read: {error}.",
+            rule="tree-format",
+            remedy="The bytes were truncated or altered; ask for the message again, or restore the file from a back-up.",
+        ) from error
+
+
+def digest(tree: Tree) -> str:
+    """SHA-256 of the packed tree, hexadecimal."""
+    return hashlib.sha256(pack(tree)).hexdigest()
+
+
+def _skeleton(tree: Tree, arrays: list[np.ndarray[Any, Any]]) -> Any:
+    if isinstance(tree, np.ndarray):
+        array = np.ascontiguousarray(tree)
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        if array.dtype.str not in _DTYPES:
+            raise TypeError(f"arrays of dtype {array.dtype} do not travel")
+        arrays.append(array)
+        return {"$array": len(arrays) - 1, "dtype": array.dtype.str, "shape": list(tree.shape)}
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        tree = {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree)}
+    if isinstance(tree, Mapping):
+        if "$array" in tree:
+            raise TypeError("the key '$array' is reserved")
+        return {str(key): _skeleton(tree[key], arrays) for key in sorted(tree)}
+    if isinstance(tree, list | tuple):
+        return [_skeleton(item, arrays) for item in tree]
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise TypeError(f"a {type(tree).__name__} does not travel")
+
+
+class _Reader:
+    """Reads arrays off the tail of a packed tree, in order, checking every length."""
+
+    def __init__(self, data: bytes, offset: int) -> None:
+        self.data = data
+        self.offset = offset
+
+    def tree(self, skeleton: Any) -> Tree:
+        value = self._read(skeleton)
+        if self.offset != len(self.data):
+            raise ValueError(f"{len(self.data) - self.offset} bytes too many")
+        return value
+
+    def _read(self, skeleton: Any) -> Tree:
+        if isinstance(skeleton, dict):
+            if "$array" in skeleton:
+                return self._array(skeleton)
+            return {key: self._read(value) for key, value in skeleton.items()}
+        if isinstance(skeleton, list):
+            return [self._read(item) for item in skeleton]
+        return skeleton
+
+    def _array(self, header: dict[str, Any]) -> np.ndarray[Any, Any]:
+        if header["dtype"] not in _DTYPES:
+            raise ValueError(f"dtype {header['dtype']!r}")
+        dtype = np.dtype(header["dtype"])
+        shape = tuple(int(s) for s in header["shape"])
+        if any(s < 0 for s in shape):
+            raise ValueError("negative shape")
+        size = int(np.prod(shape, dtype=object)) if shape else 1
+        end = self.offset + size * dtype.itemsize
+        if end > len(self.data):
+            raise ValueError("truncated array")
+        array = np.frombuffer(self.data, dtype, size, self.offset).reshape(shape)
+        self.offset = end
+        return array

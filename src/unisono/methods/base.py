@@ -1,0 +1,119 @@
+"""The contract of a method: both halves in one class, a spec that checks itself, and a result that is a view of its estimates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from unisono.federation.contribution import BoundContribution
+from unisono.study.document import Study
+from unisono.study.problems import Problem
+from unisono.study.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from unisono.federation.federation import Federation
+
+
+class Spec(BaseModel):
+    """A method's parameters, as written in the study under ``analyses: <name>:``. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def problems(self, study: Study) -> list[Problem]:
+        """What does not fit this study (unknown variables, a time that is not a number, ...).
+        Paths are relative to the analysis: ``("covariates", 1)``."""
+        return []
+
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(frozen=True)
+class PlannedAsk:
+    """One contribution that a study may ask for, for the disclosure sheet and the permit's limits.
+
+    arguments: an example of the broadcast arguments, of the shapes that will be used.
+    at_most: how many times (steps) in one analysis.
+    """
+
+    contribution: BoundContribution[..., Any]
+    arguments: tuple[Any, ...]
+    at_most: int
+
+
+@dataclass(frozen=True)
+class Result(ABC):
+    """What an analysis found. `estimates` (plain JSON values) is all of it; everything else is a view of it."""
+
+    study: Study
+    analysis: str
+    estimates: dict[str, Any]
+    converged: bool = True
+    notes: tuple[str, ...] = field(default=())
+
+    @abstractmethod
+    def summary(self) -> pd.DataFrame:
+        """The table a reader wants first."""
+
+    @abstractmethod
+    def headline(self) -> str:
+        """The answer in one sentence, with direction and reference group; no ``p = 0.000``."""
+
+    @abstractmethod
+    def plot(self) -> Figure:
+        """The figure. `MissingExtra` without ``unisono[report]``."""
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the headline and the summary table."""
+        import html
+
+        return f"<p><strong>{html.escape(self.headline())}</strong></p>{self.summary().to_html(border=0)}"
+
+
+class Method(ABC, Generic[S]):
+    """How one analysis is answered. Instances exist at the coordinator and at every site, built from the same study:
+    the coordinator calls `run`, a site calls `prepare` and the contributions."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    spec_type: ClassVar[type[Spec]]
+    rows: ClassVar[Literal["all", "eligible", "cohort"]] = "cohort"
+    """Which of a site's rows `prepare` is given: the cohort (eligible, and the missing-data rule applied, so without NaN);
+    ``eligible`` where missing values are themselves described (Table 1); ``all`` for the patient flow alone."""
+
+    def __init__(self, study: Study, analysis: str, spec: S) -> None:
+        self.study = study
+        self.analysis = analysis
+        self.spec = spec
+
+    @abstractmethod
+    def variables(self) -> tuple[str, ...]:
+        """The study's variables that this analysis reads, each once."""
+
+    @abstractmethod
+    def prepare(self, table: Table) -> Any:
+        """At the site, once: from the cohort's rows of `variables()` to what the contributions take as `data`."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of fitted parameters, for the rule *parameters against n*; 0 where nothing is fitted."""
+        return 0
+
+    @abstractmethod
+    def plan(self) -> tuple[PlannedAsk, ...]:
+        """Every contribution that may be asked for, and how often at most."""
+
+    @abstractmethod
+    async def run(self, federation: Federation) -> Result:
+        """The coordinator's half. Deterministic given the sums: no clock, no randomness, no files."""
+
+    @classmethod
+    @abstractmethod
+    def result(cls, study: Study, analysis: str, estimates: dict[str, Any], **rest: Any) -> Result:
+        """The result rebuilt from stored estimates (``rest``: converged, notes)."""

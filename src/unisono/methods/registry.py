@@ -1,0 +1,119 @@
+"""Methods by name: those of this package and those that a site's administrator installed (entry point ``unisono.methods``).
+
+The registry is also where a study is checked against its methods: every analysis's parameters against the method's spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from unisono.errors import StudyError
+from unisono.methods.base import Method, Spec
+from unisono.study.document import Study
+from unisono.study.problems import Problem
+
+C = TypeVar("C", bound=type[Method[Any]])
+
+_BUILT_IN = (
+    "unisono.methods.cohort",
+    "unisono.methods.statistics.describe",
+    "unisono.methods.statistics.glm",
+    "unisono.methods.survival.kaplan_meier",
+    "unisono.methods.survival.cox",
+)
+_registered: dict[str, type[Method[Any]]] = {}
+
+
+def method(name: str, *, version: int, spec: type[Spec]) -> Callable[[C], C]:
+    """Class decorator: register a `Method` under `name`."""
+
+    def register(cls: C) -> C:
+        if name in _registered and _registered[name].__qualname__ != cls.__qualname__:
+            raise StudyError(
+                f"Two methods are called {name!r}.",
+                rule="method-names",
+                remedy="Uninstall one of the two packages that provide it.",
+            )
+        cls.name, cls.version, cls.spec_type = name, version, spec
+        _registered[name] = cls
+        return cls
+
+    return register
+
+
+@cache
+def _load() -> None:
+    for module in _BUILT_IN:
+        import_module(module)
+    for point in entry_points(group="unisono.methods"):
+        point.load()
+
+
+def methods() -> dict[str, type[Method[Any]]]:
+    """Every installed method that a study may name, by name (the built-in ``cohort`` step is not one)."""
+    _load()
+    return {name: _registered[name] for name in sorted(_registered) if name != "cohort"}
+
+
+def find(name: str) -> type[Method[Any]]:
+    """The method of that name; `StudyError` with the nearest names if there is none."""
+    _load()
+    if name in _registered:
+        return _registered[name]
+    known = sorted(methods())
+    near = get_close_matches(name, known, 1)
+    raise StudyError(
+        f"There is no method {name!r} here.",
+        rule="known-methods",
+        remedy=(f"Did you mean {near[0]!r}? " if near else "") + f"Installed: {', '.join(known)}.",
+    )
+
+
+def build(study: Study, analysis: str) -> Method[Any]:
+    """The method instance of one analysis of a study that `check` found nothing wrong with."""
+    written = study.analyses[analysis]
+    cls = find(written.method)
+    return cls(study, analysis, cls.spec_type.model_validate(written.parameters))
+
+
+def check(study: Study) -> list[Problem]:
+    """What is wrong with the analyses of a study, with paths from the top of the document."""
+    problems: list[Problem] = []
+    for name, written in study.analyses.items():
+        here = ("analyses", name)
+        try:
+            cls = find(written.method)
+        except StudyError as error:
+            problems.append(Problem((*here, "method"), error.what, error.rule, error.remedy))
+            continue
+        try:
+            spec = cls.spec_type.model_validate(written.parameters)
+        except ValidationError as error:
+            problems += spec_problems(error, here, cls.spec_type)
+            continue
+        problems += [Problem((*here, *p.path), p.what, p.rule, p.remedy) for p in spec.problems(study)]
+    return problems
+
+
+def spec_problems(error: ValidationError, prefix: tuple[str | int, ...], model: type[Spec]) -> list[Problem]:
+    """pydantic's findings as problems, with the nearest known key for a typo."""
+    found = []
+    for item in error.errors(include_url=False):
+        path = (*prefix, *item["loc"])
+        if item["type"] == "extra_forbidden":
+            key = str(item["loc"][-1])
+            near = get_close_matches(key, list(model.model_fields), 1)
+            remedy = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(model.model_fields))}."
+            found.append(Problem(path, f"Unknown key {key!r}.", "known-keys", remedy))
+        elif item["type"] == "missing":
+            found.append(Problem(prefix, f"The key {item['loc'][-1]!r} is missing.", "required-keys", f"Add {item['loc'][-1]!r}."))
+        else:
+            found.append(Problem(path, item["msg"] + ".", "types", "Correct the value; `unisono study schema` lists what is allowed."))
+    return found

@@ -1,0 +1,103 @@
+"""The `exact` encoding: statistics as fixed-point numbers in the ring Z_2^64, so that a sum does not depend on the order of
+the sites nor on what hides it.
+
+Each element is a multiple of its quantum: 1 for counts, and for moments the power of two that lets the declared bound fill
+48 bits with its sign. 2^15 sites can then be added without a carry being lost, and no bit far below the total's last place,
+which would come from one site alone, ever leaves. (../shared/design/secure-aggregation.md, Encodings.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.errors import DataError, ProtocolError
+from unisono.protection.leaves import Leaf
+
+PAYLOAD_BITS = 48
+"""Bits of one site's part, sign included."""
+MAX_SITES = 2 ** (63 - PAYLOAD_BITS)
+"""Sites whose parts can be added without losing a carry."""
+_LIMIT = 2 ** (PAYLOAD_BITS - 1)
+
+Word = np.uint64
+Words = NDArray[np.uint64]
+
+
+def length(leaves: Mapping[str, Leaf]) -> int:
+    """Number of 64-bit words that a tree of these leaves takes."""
+    return sum(leaf.size for leaf in leaves.values())
+
+
+def exponent(leaf: Leaf) -> NDArray[np.int32]:
+    """log2 of the quantum, of the leaf's shape (or a scalar array for a scalar bound)."""
+    if leaf.integer:
+        return np.zeros((), np.int32)
+    bound = np.asarray(leaf.bound, np.float64)
+    if not (np.isfinite(bound).all() and (bound > 0).all()):
+        raise ProtocolError(
+            "A leaf's declared bound is not a positive number.",
+            rule="declared-bounds",
+            remedy="Correct the contribution's declaration in the method's file.",
+        )
+    _, power = np.frexp(bound)  # bound < 2**power
+    return np.asarray(power + 1 - PAYLOAD_BITS, np.int32)  # |x| <= bound gives |x / 2**e| < 2**47
+
+
+def encode(tree: Mapping[str, NDArray[Any]], leaves: Mapping[str, Leaf]) -> Words:
+    """The tree's leaves, in declared order, as one vector of ring elements. Refuses what is outside a declared bound."""
+    words = np.empty(length(leaves), Word)
+    at = 0
+    for name, leaf in leaves.items():
+        values = np.asarray(tree[name], np.float64)
+        _within_bounds(name, leaf, values)
+        scaled = np.rint(np.ldexp(values, -exponent(leaf)))
+        words[at : at + leaf.size] = scaled.astype(np.int64).view(Word).reshape(-1) if leaf.size else 0
+        at += leaf.size
+    return words
+
+
+def decode(total: Words, leaves: Mapping[str, Leaf]) -> dict[str, NDArray[np.float64]]:
+    """The opened sum as named float64 arrays."""
+    if total.dtype != Word or total.shape != (length(leaves),):
+        raise ProtocolError(
+            f"An opened sum has {total.size} words, its leaves take {length(leaves)}.",
+            rule="encoding-length",
+            remedy="Coordinator and site run different versions of the method; install the same one.",
+        )
+    signed = total.view(np.int64)
+    tree: dict[str, NDArray[np.float64]] = {}
+    at = 0
+    for name, leaf in leaves.items():
+        part = signed[at : at + leaf.size].astype(np.float64).reshape(leaf.shape)
+        tree[name] = np.ldexp(part, exponent(leaf))
+        at += leaf.size
+    return tree
+
+
+def _within_bounds(name: str, leaf: Leaf, values: NDArray[np.float64]) -> None:
+    if values.shape != leaf.shape:
+        raise DataError(
+            f"The leaf {name!r} has shape {values.shape}, declared {leaf.shape}.",
+            rule="declared-shape",
+            remedy="This is a fault of the method; report it to its author.",
+        )
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"The leaf {name!r} is not finite: this site's part of the sum cannot be computed at these arguments.",
+            rule="finite-contribution",
+            remedy="The site abstains. Look for extreme values in the data, or for a fit that diverges.",
+        )
+    if leaf.integer:
+        outside = bool((np.abs(values) > min(float(np.max(leaf.bound)), _LIMIT - 1)).any()) or bool((values != np.rint(values)).any())
+    else:
+        outside = bool((np.abs(values) > np.asarray(leaf.bound) * (1 + 1e-9)).any())
+    if outside:
+        raise DataError(
+            f"The leaf {name!r} is outside its declared bound.",
+            rule="declared-bound",
+            remedy="A value outside the study's declared min/max got through, or the method's declaration is wrong; nothing left.",
+        )

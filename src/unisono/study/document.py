@@ -1,0 +1,180 @@
+"""The study document: the question, its variables, the cohort, the analyses, the protection and the release rules.
+
+Pure pydantic models; reading files is `unisono.study.load`, expressions are `unisono.study.expressions`. An analysis's own
+parameters are kept as written here and validated by its method's spec, one floor up (`unisono.methods.registry`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME = r"^[a-z][a-z0-9_]{0,62}$"
+"""Variables, and the names that appear in expressions."""
+SLUG = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+"""Studies, analyses and sites: names that become folders."""
+
+Name = Annotated[str, Field(pattern=NAME)]
+Slug = Annotated[str, Field(pattern=SLUG)]
+
+
+class Strict(BaseModel):
+    """Frozen; an unknown key is an error, a wrong type is never converted silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cut(Strict):
+    """A category from a number: ``{variable: age, at: [50, 65]}`` gives the levels below 50, 50 to below 65, 65 and above."""
+
+    variable: Name
+    at: list[float] = Field(min_length=1)
+
+
+class NumberVariable(Strict):
+    """A quantity. `min` and `max` are the declared bounds: values outside are reported and treated as the mapping says,
+    and the bounds (not the data) fix how sums are encoded."""
+
+    type: Literal["number", "integer"]
+    unit: str = "1"
+    min: float
+    max: float
+    label: str | None = None
+    derive: str | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NumberVariable:
+        if not self.min < self.max:
+            raise ValueError(f"min {self.min:g} must be below max {self.max:g}")
+        return self
+
+
+class BooleanVariable(Strict):
+    """Yes or no, stored as 1 and 0."""
+
+    type: Literal["boolean"]
+    label: str | None = None
+    derive: str | None = None
+
+
+class CategoryVariable(Strict):
+    """One of `levels`; `reference` is the level the others are compared with (the first by default)."""
+
+    type: Literal["category"]
+    levels: list[str] = Field(min_length=2)
+    reference: str = ""
+    label: str | None = None
+    derive: Cut | None = None
+
+    @field_validator("levels")
+    @classmethod
+    def _distinct(cls, levels: list[str]) -> list[str]:
+        if len(set(levels)) != len(levels):
+            raise ValueError("levels must be distinct")
+        return levels
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_reference(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "reference" not in data and isinstance(data.get("levels"), list) and data["levels"]:
+            return {**data, "reference": data["levels"][0]}
+        return data
+
+    @model_validator(mode="after")
+    def _known_reference(self) -> CategoryVariable:
+        if self.reference not in self.levels:
+            raise ValueError(f"reference {self.reference!r} is not one of the levels {self.levels}")
+        if self.derive is not None and len(self.levels) != len(self.derive.at) + 1:
+            raise ValueError(f"{len(self.derive.at)} cut points make {len(self.derive.at) + 1} levels, not {len(self.levels)}")
+        return self
+
+
+Variable = Annotated[NumberVariable | BooleanVariable | CategoryVariable, Field(discriminator="type")]
+
+MissingRule = Literal["complete-cases", "mean", "mode"]
+
+
+class Cohort(Strict):
+    """Who is in: every expression of `include` must hold. `missing` is one rule for all variables, or a rule for each
+    (with ``default`` for the rest): ``complete-cases``, or impute by the federated ``mean`` / ``mode``."""
+
+    include: list[str] = Field(default_factory=list)
+    missing: MissingRule | dict[str, MissingRule] = "complete-cases"
+
+    def missing_rule(self, variable: str) -> MissingRule:
+        """The rule for one variable."""
+        if isinstance(self.missing, str):
+            return self.missing
+        return self.missing.get(variable, self.missing.get("default", "complete-cases"))
+
+
+class Grid(Strict):
+    """The declared time grid of a survival analysis: times are rounded up, entries down, to multiples of `step` `unit`."""
+
+    step: float = Field(gt=0)
+    unit: str
+
+
+class Analysis(BaseModel):
+    """One analysis: the method's name and the method's own parameters (validated by the method's spec)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything but `method`, as written."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+Hide = Literal["secagg", "secagg+", "ckks", "paillier", "none"]
+
+
+class Protection(Strict):
+    """How every sum is hidden. `colluding` sites may conspire with the coordinator without seeing another site's part."""
+
+    hide: Hide = "secagg"
+    threat: Literal["semi-honest", "malicious"] = "semi-honest"
+    colluding: int = Field(default=1, ge=0)
+
+
+class Release(Strict):
+    """What may be opened and written: sites in a sum (one's own included) and patients in a released cell."""
+
+    min_sites: int = Field(default=3, ge=1)
+    min_count: int = Field(default=10, ge=1)
+
+
+class Participation(Strict):
+    """What happens when a site is lost *before* its masked input: ``wait`` for it until `deadline` and then stop
+    (resumable), ``abort`` at once, or ``continue`` without it, everything recomputed on those who stayed (which discloses
+    the leaving site's aggregate). A site lost after its masked input is counted in any case."""
+
+    on_dropout: Literal["wait", "abort", "continue"] = "wait"
+    deadline: str = "10 min"
+
+
+class Study(Strict):
+    """A whole study document (``unisono: 1``)."""
+
+    unisono: Literal[1]
+    id: Slug
+    question: str = Field(min_length=1)
+    purpose: str = "scientific research"
+    variables: dict[Name, Variable] = Field(min_length=1)
+    cohort: Cohort = Cohort()
+    analyses: dict[Slug, Analysis] = Field(min_length=1)
+    protection: Protection = Protection()
+    release: Release = Release()
+    participation: Participation = Participation()
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of the document with every default written out: the same for YAML and JSON,
+        for any order of keys within a mapping of settings and for any spelling of a default."""
+        document = self.model_dump(mode="json")
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
