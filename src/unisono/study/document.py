@@ -22,9 +22,9 @@ Slug = Annotated[str, Field(pattern=SLUG)]
 
 
 class Strict(BaseModel):
-    """Frozen; an unknown key is an error, a wrong type is never converted silently."""
+    """Frozen; an unknown key is an error, a wrong type is never converted silently, a number is finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Cut(Strict):
@@ -79,7 +79,12 @@ class CategoryVariable(Strict):
     @model_validator(mode="before")
     @classmethod
     def _default_reference(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "reference" not in data and isinstance(data.get("levels"), list) and data["levels"]:
+        if (
+            isinstance(data, dict)
+            and "reference" not in data
+            and isinstance(data.get("levels"), list)
+            and data["levels"]
+        ):
             return {**data, "reference": data["levels"][0]}
         return data
 
@@ -88,7 +93,9 @@ class CategoryVariable(Strict):
         if self.reference not in self.levels:
             raise ValueError(f"reference {self.reference!r} is not one of the levels {self.levels}")
         if self.derive is not None and len(self.levels) != len(self.derive.at) + 1:
-            raise ValueError(f"{len(self.derive.at)} cut points make {len(self.derive.at) + 1} levels, not {len(self.levels)}")
+            raise ValueError(
+                f"{len(self.derive.at)} cut points make {len(self.derive.at) + 1} levels, not {len(self.levels)}"
+            )
         return self
 
 
@@ -174,7 +181,18 @@ class Study(Strict):
 
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the document with every default written out: the same for YAML and JSON,
-        for any order of keys within a mapping of settings and for any spelling of a default."""
-        document = self.model_dump(mode="json")
+        for any order of keys within a mapping of settings and for any spelling of a default or of a number (1 and 1.0)."""
+        document = _canonical(self.model_dump(mode="json"))
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """Whole numbers without a decimal point, everywhere: an analysis's own parameters are kept as written."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value

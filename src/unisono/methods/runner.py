@@ -1,0 +1,47 @@
+"""The coordinator's half of a run, for any exchange: one analysis of a study, from the opened cohort to its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unisono.errors import MethodError
+from unisono.federation.federation import Federation, SiteLeft
+from unisono.methods.base import Result
+from unisono.methods.cohort import CohortResult, establish
+from unisono.methods.registry import build
+from unisono.study.document import Study
+
+PARAMETER_FRACTION = 0.2
+"""Fitted parameters per patient of the whole cohort, at most (../shared/design/privacy.md, Disclosure control)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An analysis's result, the cohort it is over, and the sites that were in."""
+
+    result: Result
+    cohort: CohortResult
+    sites: tuple[str, ...]
+
+
+async def answer(study: Study, analysis: str, begin: Callable[[], Federation]) -> Answer:
+    """Run one analysis. `begin` makes its federation: again after a site left for good (`on_dropout: continue`), so that
+    everything reported is recomputed on those who stayed."""
+    while True:
+        federation = begin()
+        try:
+            cohort = await establish(federation, study, analysis)
+            federation.facts = cohort.facts
+            method = build(study, analysis)
+            patients, parameters = cohort.facts.patients, method.parameters
+            if parameters > PARAMETER_FRACTION * patients:
+                raise MethodError(
+                    f"{parameters} parameters are too many for {patients} patients.",
+                    rule="parameters-against-n",
+                    remedy=f"Use at most {int(PARAMETER_FRACTION * patients)}: drop covariates or merge levels.",
+                )
+            result = await method.run(federation)
+        except SiteLeft:
+            continue
+        return Answer(result, cohort, federation.sites)

@@ -1,0 +1,313 @@
+"""The agent's half of a site: it answers an ask by permit -> policy -> data -> contribution -> disclosure -> protection.
+
+Keys, policy, disclosure, encoding and masks are here; data and method code are the worker's. The same code answers under
+every exchange. Every refusal says its rule and its remedy, is written to the audit log, and nothing leaves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.errors import DataError, PermitError, ProtocolError, UnisonoError
+from unisono.federation import exchange as messages
+from unisono.federation.ask import WEIGHT, Ask, leaves_for
+from unisono.federation.contribution import BoundContribution
+from unisono.federation.tree import pack, unpack
+from unisono.methods.base import Method
+from unisono.protection import disclosure
+from unisono.protection.encoding import exact
+from unisono.protection.leaves import Leaf
+from unisono.protection.secagg.messages import UnmaskShares
+from unisono.protection.secagg.parameters import Parameters, threshold
+from unisono.protection.secagg.roster import Identity, Roster
+from unisono.protection.secagg.site import SiteSession
+from unisono.site import near_twins
+from unisono.site.audit import AuditLog
+from unisono.site.permit import Permit
+from unisono.site.policy import Policy
+from unisono.site.sheets import keep_sheet
+from unisono.site.state import SiteState, Step
+from unisono.site.worker import CohortView, Worker, method_of
+from unisono.study.document import Study
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The site's clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A study that this site has a permit for, with the worker that holds its data."""
+
+    study: Study
+    permit: Permit
+    roster: Roster
+    worker: Worker
+
+
+class Site:
+    """One hospital. `home` is its own folder: state, audit log, sheets."""
+
+    def __init__(self, name: str, home: Path, identity: Identity, policy: Policy, *, clock: Clock = utc_now) -> None:
+        self.name = name
+        self.home = home
+        self.identity = identity
+        self.policy = policy
+        self.clock = clock
+        self.state = SiteState(home / "state.db")
+        self.audit = AuditLog(home / "audit.jsonl")
+        self._studies: dict[str, Admitted] = {}
+        self._methods: dict[tuple[str, str, str], Method[Any]] = {}
+        self._slots: dict[str, tuple[Ask, SiteSession]] = {}
+        self._compared: set[tuple[object, ...]] = set()
+        self._lock = threading.Lock()
+
+    # -- consent ------------------------------------------------------------------------------------------------------
+
+    def admit(self, study: Study, permit: Permit, roster: Roster, worker: Worker) -> None:
+        """Take up a study under a signed permit. `PolicyRefusal` if the study is below the site's policy."""
+        self.policy.check_study(study)
+        self._studies[permit.study] = Admitted(study, permit, roster, worker)
+        self.audit.write(self.clock(), "admitted", study=permit.study, id=study.id, roster=roster.digest)
+
+    def withdraw(self, study: str) -> None:
+        """Stop a study at once: nothing more is answered, keys sent ahead are forgotten."""
+        self._studies.pop(study, None)
+        for slot in [s for s, (ask, _) in self._slots.items() if ask.study == study]:
+            self._forget(slot)
+        self.audit.write(self.clock(), "withdrawn", study=study)
+
+    def close(self) -> None:
+        """Leave: key material is forgotten, files are closed."""
+        for slot in list(self._slots):
+            self._forget(slot)
+        self.state.close()
+
+    def check_data(self, run: str, study: str) -> None:
+        """`DataError` if a run was begun here on other data than is there now."""
+        self._frozen_data(run, self._studies[study].worker)
+
+    # -- answering ----------------------------------------------------------------------------------------------------
+
+    def answer(self, message: messages.Message) -> object:
+        """The reply to one message; a refusal is raised, with its rule and remedy, and is in the audit log."""
+        with self._lock:
+            try:
+                match message:
+                    case messages.Advertise(ask=ask):
+                        return self._advertise(ask)
+                    case messages.Share(slot=slot, keys=keys):
+                        return self._slot(slot)[1].share(keys)
+                    case messages.Mask(slot=slot, inbox=inbox):
+                        ask, session = self._slot(slot)
+                        vector = self._vector(ask)
+                        self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes)
+                        return session.mask(vector, ask.digest, inbox)
+                    case messages.Reveal():
+                        return self._reveal(message)
+                    case messages.Plain(ask=ask):
+                        return self._plain(ask)
+                    case messages.Tell(ask=ask):
+                        return self._told(ask)
+                    case messages.Close(key=key):
+                        return self._closed(key)
+            except UnisonoError as error:
+                self.audit.write(self.clock(), "refused", phase=message.phase, rule=error.rule, what=error.what)
+                raise self._named(error) from error
+
+    def _advertise(self, ask: Ask) -> object:
+        admitted = self._covered(ask)
+        step = self.state.step(ask.key)
+        self._may_try(ask, step)
+        if ask.slot in self._slots:
+            raise _protocol(f"The slot {ask.slot!r} was already opened.", "one-vector-per-slot", "A new attempt takes a new slot.")
+        for slot in [s for s, (other, _) in self._slots.items() if other.key == ask.key]:
+            self._forget(slot)  # an attempt that was given up
+        session = SiteSession(self.name, self.identity, admitted.roster, self._parameters(ask), ask.run, ask.slot, ask.sites)
+        self._slots[ask.slot] = (ask, session)
+        return session.advertise()
+
+    def _reveal(self, message: messages.Reveal) -> UnmaskShares:
+        step = self.state.step(message.key)
+        survivors = tuple(sorted(message.unmask.survivors))
+        if step is None or step.vector is None:
+            raise _protocol("There is no open step to unmask.", "unknown-step", "Ask for the step first.")
+        if step.answer is not None:
+            if step.survivors != survivors or step.slot != message.slot:
+                raise _another_opening(message.key)
+            return UnmaskShares.from_tree(unpack(step.answer))
+        if message.slot not in self._slots:
+            # Restarted since: a slot's secrets are in memory only, so this site counts as dropped for that attempt.
+            raise messages.LinkLost(self.name, "unmask")
+        ask, session = self._slots[message.slot]
+        answer = session.unmask(message.unmask.survivors)
+        self.state.remember_answer(ask.key, ask.slot, survivors, pack(answer.to_tree()))
+        return answer
+
+    def _plain(self, ask: Ask) -> exact.Words:
+        self._covered(ask)
+        self._may_try(ask, self.state.step(ask.key))
+        return self._vector(ask)
+
+    def _told(self, ask: Ask) -> None:
+        admitted = self._covered(ask)
+        sheet = admitted.worker.receipt(ask)
+        keep_sheet(self.home, ask, sheet)
+        self.audit.write(self.clock(), "told", step=list(ask.key), name=ask.contribution)
+
+    def _closed(self, key: tuple[str, str, int, int]) -> None:
+        self.state.close_step(key)
+        for slot in [s for s, (ask, _) in self._slots.items() if ask.key == key]:
+            self._forget(slot)
+
+    # -- the checks, in their order -----------------------------------------------------------------------------------
+
+    def _covered(self, ask: Ask) -> Admitted:
+        """Permit and policy, before any data is touched."""
+        admitted = self._studies.get(ask.study)
+        if admitted is None:
+            raise PermitError(
+                f"This site has no permit for the study of this ask ({ask.study[:12]}).",
+                rule="permit-study",
+                remedy="Submit the study for approval by the site's data steward.",
+            )
+        allowance = admitted.permit.check(ask, admitted.roster, self.clock())
+        self.policy.check_ask(ask)
+        if ask.operation == "tell":
+            return admitted
+        answered = self.state.steps_answered(ask.run, ask.analysis, ask.epoch, f"{ask.method}.{ask.contribution}", but=ask.step)
+        if answered >= allowance.at_most:
+            raise PermitError(
+                f"{ask.method}.{ask.contribution} was answered {answered} times; the permit allows {allowance.at_most}.",
+                rule="permit-steps",
+                remedy="A fit that needs more steps needs a study that says so, and a new approval.",
+            )
+        bound: BoundContribution[..., Any] = getattr(self._method(ask), ask.contribution)
+        declaration = bound.declaration(ask.facts, *ask.arguments)
+        admitted.permit.check_arguments(bound.contribution.parameters, ask.arguments, declaration)
+        frozen = self.state.epoch_sites(ask.run, ask.analysis, ask.epoch)
+        if frozen is not None and frozen != ask.sites:
+            raise _protocol(
+                f"The fit was begun over {', '.join(frozen)}; this ask is over {', '.join(ask.sites)}.",
+                "frozen-sites",
+                "A fit is over one set of sites: wait for the missing one, or begin it anew under `on_dropout: continue`.",
+            )
+        return admitted
+
+    def _may_try(self, ask: Ask, step: Step | None) -> None:
+        """One question and one opening a step, ever."""
+        if step is None:
+            return
+        if step.question != ask.question:
+            raise _protocol(
+                f"Step {ask.step} of {ask.analysis!r} was asked before, with another question.",
+                "one-question-per-step",
+                "A step is asked once. Two questions under one step number are refused; report the coordinator.",
+            )
+        # A site that already gave its unmasking shares joins a further attempt for exactly the same set only: the same
+        # stored vectors over the same sites open the same sum, which shows nothing new (docs/secure-aggregation.md).
+        if step.closed or (step.survivors is not None and step.survivors != ask.sites):
+            raise _another_opening(ask.key)
+
+    def _vector(self, ask: Ask) -> exact.Words:
+        """The encoded contribution: the stored one if this step was answered before, else computed, checked and stored."""
+        step = self.state.step(ask.key)
+        if step is not None and step.vector is not None:
+            return step.vector
+        admitted = self._studies[ask.study]
+        self._frozen_data(ask.run, admitted.worker)
+        cohort = admitted.worker.cohort(ask)
+        disclosure.enough_patients(cohort.n, self.policy.min_patients)
+        method = self._method(ask)
+        disclosure.enough_for_parameters(cohort.n, method.parameters, self.policy.parameter_fraction)
+        fit = (ask.run, ask.study, ask.analysis, ask.method, ask.sites)
+        if fit not in self._compared:  # the data is frozen: once a fit is enough
+            near_twins.check(self.state, ask, method, cohort.rows, self.policy)
+        tree, leaves = self._part(ask, admitted.worker, cohort)
+        vector = exact.encode(tree, leaves)
+        if fit not in self._compared:
+            near_twins.remember(self.state, ask, method, cohort.rows)
+            self._compared.add(fit)
+        self.state.remember_vector(ask, vector)
+        return vector
+
+    def _part(self, ask: Ask, worker: Worker, cohort: CohortView) -> tuple[dict[str, NDArray[Any]], dict[str, Leaf]]:
+        """The worker's arrays, weighted for a mean, and their leaves; small own cells suppressed where nothing hides them."""
+        bound: BoundContribution[..., Any] = getattr(self._method(ask), ask.contribution)
+        declaration = bound.declaration(ask.facts, *ask.arguments)
+        leaves = leaves_for(ask.operation, declaration, ask.facts)
+        tree = worker.contribution(ask)
+        if set(tree) != set(declaration.leaves):
+            raise DataError(
+                f"{ask.method}.{ask.contribution} gave leaves {sorted(tree)}, declared {sorted(declaration.leaves)}.",
+                rule="typed-leaves",
+                remedy="This is a fault of the method; report it to its author.",
+            )
+        if ask.operation == "mean":
+            tree = {name: np.asarray(value, float) * cohort.n for name, value in tree.items()} | {WEIGHT: np.asarray(cohort.n)}
+        if ask.hide == "none" and self.policy.suppress_own_cells:
+            tree = {
+                name: disclosure.suppress_small(value, self.policy.min_count)[0] if leaves[name].integer else value
+                for name, value in tree.items()
+            }
+        return tree, leaves
+
+    def _frozen_data(self, run: str, worker: Worker) -> None:
+        now = worker.digest()
+        if self.state.snapshot_of(run, now) != now:
+            raise DataError(
+                "The data is not the one that this run was begun on.",
+                rule="frozen-data",
+                remedy="Put the data back as it was and run again, or begin anew with --fresh.",
+                where=f"site {self.name}",
+            )
+
+    # -- small things -------------------------------------------------------------------------------------------------
+
+    def _method(self, ask: Ask) -> Method[Any]:
+        key = (ask.study, ask.analysis, ask.method)
+        if key not in self._methods:
+            self._methods[key] = method_of(self._studies[ask.study].study, ask)
+        return self._methods[key]
+
+    def _parameters(self, ask: Ask) -> Parameters:
+        study = self._studies[ask.study].study
+        return threshold(len(ask.sites), study.protection.colluding, study.release.min_sites)
+
+    def _slot(self, slot: str) -> tuple[Ask, SiteSession]:
+        if slot not in self._slots:
+            # Restarted since the keys were advertised: the attempt is lost with them, and the coordinator tries again.
+            raise messages.LinkLost(self.name, "share")
+        return self._slots[slot]
+
+    def _forget(self, slot: str) -> None:
+        _, session = self._slots.pop(slot)
+        session.forget()
+
+    def _named(self, error: UnisonoError) -> UnisonoError:
+        here = f"site {self.name}"
+        where = here if error.where in (None, here) else f"{here}, {error.where}"
+        return type(error)(error.what, rule=error.rule, remedy=error.remedy, where=where)
+
+
+def _protocol(what: str, rule: str, remedy: str) -> ProtocolError:
+    return ProtocolError(what, rule=rule, remedy=remedy)
+
+
+def _another_opening(key: tuple[str, str, int, int]) -> ProtocolError:
+    return _protocol(
+        f"Step {key[3]} of {key[1]!r} was already unmasked, for one set of sites; it is not opened again or for another.",
+        "one-opening-per-step",
+        "Two openings of one step, one without a site, would show that site's part. Report the coordinator.",
+    )

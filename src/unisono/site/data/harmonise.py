@@ -1,0 +1,319 @@
+"""From a hospital's columns to the study's variables: units, codes, dates, bounds and the time grid, with a report.
+
+Every variable is read on its own and every problem is collected, so that one run tells a data steward all there is to mend.
+Messages name columns and row numbers, never a patient's value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from unisono.errors import UnisonoError
+from unisono.site.data import columns
+from unisono.site.data.columns import Values
+from unisono.site.data.fitting_units import suggestion
+from unisono.site.data.mapping import MISSING, FixedDate, Mapping, VariableMapping, observed
+from unisono.site.data.problems import ColumnError, DataProblem, DataProblems, rows_text
+from unisono.site.data.readers import Raw
+from unisono.site.data.validation import Validation, VariableReport
+from unisono.study import units
+from unisono.study.cohort import derive
+from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study, Variable
+from unisono.study.grid import GridRule, grids
+from unisono.study.table import Table
+
+_ROUNDING = 1e-9
+"""Relative error that a conversion of units may add: within it a value is still on its bound, and still a whole number."""
+
+
+@dataclass(frozen=True)
+class Harmonised:
+    """A hospital's patients in the study's variables, derived ones included, and the report on how they came to be."""
+
+    table: Table
+    report: Validation
+
+
+def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised:
+    """The study's variables from `raw` by `mapping`, for the site called `name`.
+
+    Raises `DataProblems` (a `DataError`) with everything that is wrong with the data.
+    """
+    made: dict[str, Values] = {}
+    reports: dict[str, VariableReport] = {}
+    problems: list[DataProblem] = _absent(raw, mapping, study)
+    rules = grids(study)
+    lost = {p.variable for p in problems}
+    for variable in observed(study):
+        if variable in lost:
+            continue
+        try:
+            made[variable], reports[variable] = _one(raw, mapping, study, variable, rules.get(variable))
+        except ColumnError as error:
+            problems.append(_problem(error, variable, mapping.entry(variable), raw))
+    if problems:
+        raise DataProblems.of(problems, raw.name)
+    table = derive(Table(made, raw.n), study)
+    table = _derived(table, raw, mapping, study, rules, reports)
+    ordered = {v: table[v] for v in study.variables}
+    report = Validation(study.id, name, raw.name, raw.n, tuple(reports[v] for v in study.variables), raw.notes)
+    return Harmonised(Table(ordered, raw.n), report)
+
+
+def _absent(raw: Raw, mapping: Mapping, study: Study) -> list[DataProblem]:
+    """Columns that the mapping, or a variable's own name, asks for and that are not there."""
+    problems = []
+    for variable in observed(study):
+        for column in mapping.entry(variable).columns(variable):
+            if column in raw.columns:
+                continue
+            folded = {name.casefold().strip(): name for name in raw.names}
+            near = folded.get(column.casefold().strip()) or next(iter(get_close_matches(column, raw.names, 1)), None)
+            entry = f"`{variable}: {{column: {near or '...'}}}`"
+            problems.append(
+                DataProblem(
+                    variable,
+                    f"There is no column {column!r} for the variable {variable!r}.",
+                    "required-columns",
+                    (f"Did you mean the column {near!r}? " if near else "") + f"Say under `variables` of the mapping: {entry}.",
+                )
+            )
+    return problems
+
+
+def _problem(error: ColumnError, variable: str, entry: VariableMapping, raw: Raw) -> DataProblem:
+    said = entry.columns(variable)
+    names = f"column {said[0]!r}" if len(said) == 1 else f"columns {' and '.join(map(repr, said))}"
+    where = ""
+    if error.rows is not None:
+        where = f" {rows_text(error.rows, raw.first_row)}"
+        where += f" ({error.rows.size:,} of {raw.n:,} rows{'; the header is row 1' if raw.first_row == 2 else ''})"
+    what = error.what if error.rows is not None or not error.what.endswith(",") else error.what[:-1]
+    return DataProblem(variable, f"The {names} for {variable!r} {what}{where}.", error.rule, error.remedy)
+
+
+def _one(raw: Raw, mapping: Mapping, study: Study, name: str, rule: GridRule | None) -> tuple[Values, VariableReport]:
+    """One observed variable, and its report."""
+    variable, entry = study.variables[name], mapping.entry(name)
+    missing = {*mapping.missing, *entry.missing} - set(entry.codes or ())
+    if isinstance(variable, NumberVariable):
+        values, conversion = _number(raw, mapping, entry, name, variable, missing)
+    else:
+        values, conversion = _coded(raw, entry, name, variable, missing)
+    if np.isnan(values).all():
+        raise ColumnError("is empty: every value is missing", "some-values", "Is this the right column, and are the codes under `missing` right?")
+    report = VariableReport(
+        name, variable.type, variable.unit if isinstance(variable, NumberVariable) else "", _source(entry, name), conversion, 0, 0
+    )
+    if isinstance(variable, NumberVariable):
+        values, report = _within(values, report, entry, variable)
+        values, report = _on_grid(values, report, rule)
+    return values, _counted(values, report)
+
+
+def _counted(values: Values, report: VariableReport) -> VariableReport:
+    missing = int(np.isnan(values).sum())
+    return replace(report, n=values.size - missing, missing=missing)
+
+
+def _source(entry: VariableMapping, name: str) -> str:
+    if entry.dates is None:
+        return entry.column or name
+    start, to = (d.date if isinstance(d, FixedDate) else d for d in entry.dates)
+    return f"{start} to {to}"
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _number(
+    raw: Raw, mapping: Mapping, entry: VariableMapping, name: str, variable: NumberVariable, missing: set[str]
+) -> tuple[Values, str]:
+    """(n,) in the study's unit, not yet held against the bounds, and what was done."""
+    if entry.dates is not None:
+        values, unit = _duration(raw, mapping, entry, variable, missing)
+        conversion = f"dates → {variable.unit}"
+    elif entry.codes is not None:
+        meanings = {code: np.nan if m is None else float(m) for code, m in entry.codes.items()}
+        values, conversion = columns.coded(raw.columns[entry.column or name], _lookup(meanings, missing), _ADD_CODES), "codes"
+        unit = entry.unit or variable.unit
+    else:
+        unit = entry.unit or variable.unit
+        values = columns.numbers(raw.columns[entry.column or name], missing, raw.file.decimal or ".")
+        conversion = "as it is" if unit == variable.unit else f"{unit} → {variable.unit}"
+    converted = units.convert(values, unit, variable.unit)
+    _plausible(values, converted, unit, variable)
+    if variable.type == "integer":
+        converted = _whole(converted)
+    return converted, conversion
+
+
+def _duration(raw: Raw, mapping: Mapping, entry: VariableMapping, variable: NumberVariable, missing: set[str]) -> tuple[Values, str]:
+    """(n,) between two dates, and its unit."""
+    assert entry.dates is not None
+    date_format = entry.date_format or mapping.date_format
+    start, to = (
+        columns.fixed(d.date, raw.n) if isinstance(d, FixedDate) else columns.dates(raw.columns[d], missing, date_format) for d in entry.dates
+    )
+    if entry.years_between is not None and variable.type == "integer":
+        return columns.completed_years(start, to), "a"
+    return columns.days_between(start, to), "d"
+
+
+def _whole(values: Values) -> Values:
+    rounded = np.rint(values)
+    broken = np.abs(values - rounded) > _ROUNDING * np.maximum(np.abs(values), 1.0)  # NaN is never broken
+    if broken.any():
+        raise ColumnError(
+            "holds numbers that are not whole, and the study asks for an integer,",
+            "whole-numbers",
+            "Is this the right column and unit? If fractions are meant, the study must declare `type: number`.",
+            np.flatnonzero(broken),
+        )
+    return rounded
+
+
+def _outside(values: Values, variable: NumberVariable) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    """(n,) which known values are outside the declared bounds; None where all are inside (the usual, cheap case)."""
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    if low >= variable.min and high <= variable.max:
+        return None
+    slack = _ROUNDING * max(abs(variable.min), abs(variable.max))
+    return (values < variable.min - slack) | (values > variable.max + slack)
+
+
+def _plausible(values: Values, converted: Values, unit: str, variable: NumberVariable) -> None:
+    """Refuse a column most of which, its median included, is outside the declared bounds: its unit is probably wrong."""
+    outside = _outside(converted, variable)
+    if outside is None:
+        return
+    known = int((~np.isnan(converted)).sum())
+    share = outside.sum() / max(known, 1)
+    median = float(np.nanmedian(converted)) if known else variable.min
+    if share <= 0.5 or variable.min <= median <= variable.max:
+        return
+    better = suggestion(values, variable, unit)
+    raise ColumnError(
+        f"is mostly ({share:.0%}) outside the declared bounds {variable.min:g} to {variable.max:g} {variable.unit}, read as {unit!r}; wrong units?",
+        "plausible-units",
+        f"The values would fit as {better!r}: say `unit: {better!r}` in the mapping if that is what they are."
+        if better
+        else "No usual unit would fit; is this the right column?",
+    )
+
+
+def _within(values: Values, report: VariableReport, entry: VariableMapping, variable: NumberVariable) -> tuple[Values, VariableReport]:
+    """Values outside the declared bounds refused, set to missing or moved to the bound, as the mapping says."""
+    outside = _outside(values, variable)
+    if outside is None:
+        return values, report
+    count = int(outside.sum())
+    if count == 0:  # only a conversion's rounding beyond the bound
+        return np.clip(values, variable.min, variable.max), report
+    if entry.outside == "refuse":
+        raise ColumnError(
+            f"is outside the declared bounds {variable.min:g} to {variable.max:g} {variable.unit}",
+            "declared-bounds",
+            "Correct these rows, or decide in the mapping: `outside: missing` or `outside: clamp`.",
+            np.flatnonzero(outside),
+        )
+    if entry.outside == "missing":
+        values = np.where(outside, np.nan, values)
+        if np.isnan(values).all():
+            raise ColumnError("is empty once values outside the bounds are set to missing", "some-values", "Is this the right column and unit?")
+    values = np.clip(values, variable.min, variable.max)
+    return values, replace(report, outside=count, treatment="missing" if entry.outside == "missing" else "clamped")
+
+
+def _on_grid(values: Values, report: VariableReport, rule: GridRule | None) -> tuple[Values, VariableReport]:
+    """Times up and entries down to the study's grid; the report says how many moved and how far at most."""
+    if rule is None:
+        return values, report
+    rounded = rule.round_to(values)
+    moves = np.abs(rounded - values)
+    largest = float(np.fmax.reduce(moves)) if moves.size else 0.0
+    moved = int((moves > _ROUNDING * rule.step).sum())
+    return rounded, replace(report, moved=moved, largest_move=largest if moved else 0.0)
+
+
+# --- categories and booleans -----------------------------------------------------------------------------------------
+
+_ADD_CODES = "Add them under `codes` in the mapping with what each means (null for missing), or under `missing`."
+
+
+def _coded(raw: Raw, entry: VariableMapping, name: str, variable: Variable, missing: set[str]) -> tuple[Values, str]:
+    """(n,) 0/1 of a boolean, level indices of a category."""
+    column = raw.columns[entry.column or name]
+    if isinstance(variable, CategoryVariable):
+        levels = {level: float(k) for k, level in enumerate(variable.levels)}
+        meanings: dict[str, float] = levels
+        if entry.codes is not None:
+            meanings = {code: np.nan if m is None else levels[str(m)] for code, m in entry.codes.items()}
+        remedy = f"{_ADD_CODES} The levels are {', '.join(variable.levels)}."
+        missing = missing - set(meanings)
+        return columns.coded(column, _lookup(meanings, missing), remedy), "as it is" if entry.codes is None else "codes"
+    assert isinstance(variable, BooleanVariable)
+    if entry.codes is not None:
+        meanings = {code: np.nan if m is None else float(m) for code, m in entry.codes.items()}
+        return columns.coded(column, _lookup(meanings, missing), _ADD_CODES), "codes"
+    if columns.kind_of(column) == "boolean":
+        return columns.floats_of(column), "as it is"
+    remedy = "Say what each code means, for example `codes: {yes: true, no: false}` (with `yes` and `no` in quotation marks)."
+    return columns.coded(column, _lookup(_YES_NO, missing, caseless=True), remedy), "as it is"
+
+
+_YES_NO = {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0}
+
+
+class _lookup:  # noqa: N801 - a function with a memory
+    """What a code means: as written, or, for a number with idle decimals (``1.0``), as the whole number."""
+
+    def __init__(self, meanings: dict[str, float], missing: set[str], caseless: bool = False) -> None:
+        self.meanings, self.missing, self.caseless = meanings, missing, caseless
+
+    def __call__(self, code: str) -> float | None:
+        if code in self.meanings:
+            return self.meanings[code]
+        if code in self.missing:
+            return np.nan
+        plain = code.casefold() if self.caseless else code
+        if columns.is_number(plain):
+            plain = columns.code_text(float(plain))
+            if plain in self.missing:
+                return np.nan
+        return self.meanings.get(plain)
+
+
+# --- derived variables -----------------------------------------------------------------------------------------------
+
+
+def _derived(
+    table: Table, raw: Raw, mapping: Mapping, study: Study, rules: dict[str, GridRule], reports: dict[str, VariableReport]
+) -> Table:
+    """Derived variables held against their declared bounds and the grid, as observed ones are."""
+    made = dict(table.columns)
+    problems: list[DataProblem] = []
+    for name, variable in study.variables.items():
+        if variable.derive is None:
+            continue
+        unit = variable.unit if isinstance(variable, NumberVariable) else ""
+        report = VariableReport(name, variable.type, unit, "derived", "by the study", 0, 0)
+        if isinstance(variable, NumberVariable):
+            try:
+                made[name], report = _within(made[name], report, mapping.entry(name), variable)
+            except ColumnError as error:
+                rows = rows_text(error.rows, raw.first_row) if error.rows is not None else ""
+                problems.append(DataProblem(name, f"The derived variable {name!r} {error.what} {rows}.".replace(" .", "."), error.rule, error.remedy))
+                continue
+            made[name], report = _on_grid(made[name], report, rules.get(name))
+        reports[name] = _counted(made[name], report)
+    if problems:
+        raise DataProblems.of(problems, raw.name)
+    return Table(made, table.n)
+
+
+__all__ = ["MISSING", "Harmonised", "UnisonoError", "harmonise"]

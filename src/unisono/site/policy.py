@@ -1,0 +1,87 @@
+"""A site's standing rules: what it requires of every study before anything leaves. Unknown means refused."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unisono.errors import PolicyRefusal
+from unisono.federation.ask import Ask
+from unisono.study.document import Hide, Study
+
+SECURE: frozenset[Hide] = frozenset({"secagg", "secagg+", "ckks", "paillier"})
+
+
+class Policy(BaseModel):
+    """The defaults are those of the field (docs/privacy.md); a hospital may tighten or loosen each.
+
+    min_patients: own patients behind any contribution.
+    min_sites: sites in a sum, own included.
+    parameter_fraction: fitted parameters per own patient, at most.
+    hide: accepted ways of hiding a sum.
+    suppress_own_cells: with ``hide: none``, cells of the site's own counts below `min_count` become 0 before they leave.
+    min_count: for that rule, and how many patients two cohorts asked the same question must differ by.
+    operations: what a coordinator may ask; `collect` and `align` are not offered in this version.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_patients: int = Field(default=10, ge=1)
+    min_sites: int = Field(default=3, ge=1)
+    parameter_fraction: float = Field(default=0.2, gt=0, le=1)
+    hide: frozenset[Hide] = SECURE
+    suppress_own_cells: bool = True
+    min_count: int = Field(default=10, ge=1)
+    operations: frozenset[Literal["sum", "mean", "tell"]] = frozenset({"sum", "mean", "tell"})
+    methods: frozenset[str] | None = None
+    """Methods that may run here; None allows every installed one."""
+
+    def check_study(self, study: Study) -> None:
+        """Before a permit is signed: protection and release of the whole study. `PolicyRefusal` with rule and remedy."""
+        if study.protection.hide not in self.hide:
+            raise PolicyRefusal(
+                f"The study hides its sums by {study.protection.hide!r}; this site accepts {', '.join(sorted(self.hide))}.",
+                rule="least-protection",
+                remedy="Set `protection: {hide: secagg}` in the study, or ask the site's data steward to change the policy.",
+            )
+        if study.release.min_sites < self.min_sites and study.protection.hide != "none":
+            raise PolicyRefusal(
+                f"The study opens sums of {study.release.min_sites} sites; this site's policy asks for {self.min_sites}.",
+                rule="min_sites",
+                remedy=f"Set `release: {{min_sites: {self.min_sites}}}` in the study.",
+            )
+        for name, analysis in study.analyses.items():
+            if self.methods is not None and analysis.method not in self.methods:
+                raise PolicyRefusal(
+                    f"Analysis {name!r} uses {analysis.method!r}; this site allows {', '.join(sorted(self.methods))}.",
+                    rule="allowed-methods",
+                    remedy="Use an allowed method, or ask the site's data steward to allow this one.",
+                )
+
+    def check_ask(self, ask: Ask) -> None:
+        """Before anything is computed: the operation, the protection, the number of sites."""
+        if ask.operation not in self.operations:
+            raise PolicyRefusal(
+                f"This site does not answer {ask.operation!r}: it would show its own part.",
+                rule="allowed-operations",
+                remedy=f"Use one of: {', '.join(sorted(self.operations))}.",
+            )
+        if ask.hide not in self.hide:
+            raise PolicyRefusal(
+                f"The ask hides its sum by {ask.hide!r}; this site accepts {', '.join(sorted(self.hide))}.",
+                rule="least-protection",
+                remedy="Set `protection: {hide: secagg}` in the study.",
+            )
+        if ask.operation != "tell" and ask.hide != "none" and len(ask.sites) < self.min_sites:
+            raise PolicyRefusal(
+                f"The sum would hold {len(ask.sites)} sites; this site's policy asks for {self.min_sites}.",
+                rule="min_sites",
+                remedy="Invite more sites.",
+            )
+
+
+def simulation_policy() -> Policy:
+    """For sites that all live in one process (`unisono run`, demo, tests): the person who runs it holds every hospital's
+    data already, so an unprotected study may be compared with a protected one. Never a policy for a hospital."""
+    return Policy(hide=frozenset({*SECURE, "none"}), suppress_own_cells=False)

@@ -1,0 +1,139 @@
+"""The worker's half of a site: data and method code, and neither keys nor network.
+
+It is given a frozen snapshot and asks without anything secret in them, and gives back raw arrays, which the agent checks.
+Warm: the cohort of an analysis is selected and prepared once and kept for every step of the fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.errors import UnisonoError, DataError
+from unisono.federation.ask import Ask
+from unisono.methods.base import Method
+from unisono.methods.cohort import COHORT, CohortFlow, CohortSpec
+from unisono.methods.registry import build
+from unisono.site.data.snapshot import Snapshot, row_hashes
+from unisono.study.cohort import select
+from unisono.study.document import Study
+
+Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class CohortView:
+    """What the agent may know of the patients an ask is answered on: how many, and sorted keyed hashes of them."""
+
+    n: int
+    rows: Hashes
+
+
+class Worker(Protocol):
+    """What the agent needs of a worker; in this process here, in a process of its own in a hospital."""
+
+    def digest(self) -> str:
+        """Of the frozen snapshot; `DataError` if its file was changed since."""
+        ...
+
+    def cohort(self, ask: Ask) -> CohortView:
+        """The patients that the ask's analysis is answered on."""
+        ...
+
+    def contribution(self, ask: Ask) -> dict[str, NDArray[Any]]:
+        """This site's part, unmasked."""
+        ...
+
+    def receipt(self, ask: Ask) -> dict[str, Any]:
+        """What the site keeps of a `tell`."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    method: Method[Any]
+    data: Any
+    view: CohortView
+
+
+class LocalWorker:
+    """A worker in this process."""
+
+    def __init__(self, study: Study, snapshot: Snapshot, secret: bytes) -> None:
+        self.study = study
+        self.snapshot = snapshot
+        self._secret = secret
+        self._prepared: dict[tuple[str, str], tuple[dict[str, float], _Prepared]] = {}
+
+    def digest(self) -> str:
+        """Of the frozen snapshot; `DataError` if its file was changed since."""
+        self.snapshot.unchanged()
+        return self.snapshot.digest
+
+    def cohort(self, ask: Ask) -> CohortView:
+        """The patients that the ask's analysis is answered on (for the cohort step: those the target analysis will use)."""
+        return self._prepare(ask).view
+
+    def contribution(self, ask: Ask) -> dict[str, NDArray[Any]]:
+        """This site's part, unmasked."""
+        prepared = self._prepare(ask)
+        bound = getattr(prepared.method, ask.contribution)
+        with _named(ask), np.errstate(all="ignore"):  # what is not finite is refused by the encoding, by leaf name
+            tree: dict[str, NDArray[Any]] = bound.compute(prepared.data, *ask.arguments)
+        return tree
+
+    def receipt(self, ask: Ask) -> dict[str, Any]:
+        """What the site keeps of a `tell`."""
+        prepared = self._prepare(ask)
+        with _named(ask), np.errstate(all="ignore"):
+            sheet: dict[str, Any] = getattr(prepared.method, ask.contribution).compute(prepared.data, *ask.arguments)
+        return sheet
+
+    def _prepare(self, ask: Ask) -> _Prepared:
+        key, imputed = (ask.analysis, ask.method), dict(ask.facts.imputed)
+        cached = self._prepared.get(key)
+        if cached is not None and cached[0] == imputed:
+            return cached[1]
+        method = method_of(self.study, ask)
+        selection = select(self.snapshot.table, self.study, method.variables(), method.rows, imputed)
+        keep = selection.keep
+        if ask.method == COHORT:  # counted as the patients of the analysis that it opens
+            target = build(self.study, ask.analysis)
+            keep = select(self.snapshot.table, self.study, target.variables(), target.rows, _zeros(self.study)).keep
+        rows = np.sort(row_hashes(self.snapshot.table, keep, self._secret))
+        prepared = _Prepared(method, method.prepare(selection.table), CohortView(len(rows), rows))
+        self._prepared[key] = (imputed, prepared)
+        return prepared
+
+
+def method_of(study: Study, ask: Ask) -> Method[Any]:
+    """The method instance that an ask names: the analysis's own, or its cohort step."""
+    method: Method[Any] = CohortFlow(study, ask.analysis, CohortSpec()) if ask.method == COHORT else build(study, ask.analysis)
+    return method
+
+
+def _zeros(study: Study) -> dict[str, float]:
+    """Stand-ins where only *who* is selected matters, not what is filled in."""
+    return dict.fromkeys(study.variables, 0.0)
+
+
+class _named:
+    """A fault of a method becomes an error that names the method and shows no value."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or isinstance(error, UnisonoError) or not isinstance(error, Exception):
+            return
+        raise DataError(
+            f"{self.ask.method}.{self.ask.contribution} failed at this site ({type(error).__name__}).",
+            rule="method-fault",
+            remedy="Nothing left the site. Report it to the method's author; the site's own log holds the place in the code.",
+        ) from error
