@@ -102,7 +102,9 @@ class Ask:
             ) from error
 
 
-def leaves_of(operation: str, contribution: BoundContribution[..., Any], facts: Facts, arguments: tuple[Any, ...]) -> dict[str, Leaf]:
+def leaves_of(
+    operation: str, contribution: BoundContribution[..., Any], facts: Facts, arguments: tuple[Any, ...]
+) -> dict[str, Leaf]:
     """The leaves that leave a site: for a mean, the declared ones times the number of patients, and that number."""
     return leaves_for(operation, contribution.declaration(facts, *arguments), facts)
 

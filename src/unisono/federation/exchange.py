@@ -76,7 +76,7 @@ class Close:
 Message = Advertise | Share | Mask | Reveal | Plain | Tell | Close
 
 
-class LinkLost(Exception):  # noqa: N818  (an event of the network, not an error of anyone's)
+class LinkLost(Exception):
     """The site's link went down before its answer came."""
 
     def __init__(self, site: str, phase: Phase) -> None:

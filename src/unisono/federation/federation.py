@@ -34,7 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class SiteLeft(Exception):  # noqa: N818  (the runner begins the analysis anew on those who stayed)
+class SiteLeft(Exception):
     """`on_dropout: continue`: these sites are out for good; what they were in must be recomputed without them."""
 
     def __init__(self, stayed: tuple[str, ...]) -> None:
@@ -55,7 +55,14 @@ class Federation:
     """The federated operations of one analysis. `facts` is set once the cohort has been opened."""
 
     def __init__(
-        self, question: Question, exchange: Exchange, roster: Roster, journal: Journal, *, observer: Observer = nobody, strict: bool = True
+        self,
+        question: Question,
+        exchange: Exchange,
+        roster: Roster,
+        journal: Journal,
+        *,
+        observer: Observer = nobody,
+        strict: bool = True,
     ) -> None:
         study = question.study
         self.question = question
@@ -73,6 +80,7 @@ class Federation:
         left = set(epochs[-1].body["stayed"]) if epochs and epochs[-1].body else set(roster.sites)
         self.sites: tuple[str, ...] = tuple(sorted(left))
         self._step = 0
+        self._missing: dict[str, str] = {}
         _enough_sites(self.sites, study)
         self.parameters: Parameters | None = None
         if study.protection.hide != "none":
@@ -116,7 +124,9 @@ class Federation:
                 self._notify("lost", ask, site)
 
         await together(one(site) for site in self.sites)
-        self.journal.write("told", {"question": ask.question, "name": ask.contribution}, epoch=self.epoch, step=ask.step)
+        self.journal.write(
+            "told", {"question": ask.question, "name": ask.contribution}, epoch=self.epoch, step=ask.step
+        )
 
     async def collect(self, contribution: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> list[T]:
         """Individual contributions, visible: refused by every site's default policy."""
@@ -152,7 +162,9 @@ class Federation:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    async def _open(self, operation: Operation, contribution: BoundContribution[..., Any], arguments: Sequence[Any]) -> Any:
+    async def _open(
+        self, operation: Operation, contribution: BoundContribution[..., Any], arguments: Sequence[Any]
+    ) -> Any:
         ask = self._ask(operation, contribution.method, contribution.name, arguments)
         leaves = leaves_of(operation, contribution, self.facts, tuple(arguments))
         record = self._replayed("opened", ask)
@@ -226,6 +238,8 @@ class Federation:
 
     async def _return_of(self, incomplete: Incomplete, ask: Ask) -> None:
         self._missing = incomplete.lost
+        body = {"name": ask.contribution, "method": ask.method, "sites": dict(incomplete.lost)}
+        self.journal.write("waited", body, epoch=self.epoch, step=ask.step)
         for site in sorted(incomplete.lost):
             self._notify("waiting", ask, site)
             await self.exchange.online(site)
@@ -259,7 +273,7 @@ class Federation:
 
     def _ask(self, operation: Operation, method: Any, name: str, arguments: Sequence[Any]) -> Ask:
         step, self._step = self._step, self._step + 1
-        self._missing: dict[str, str] = {}
+        self._missing = {}
         return Ask(
             run=self.question.run,
             study=self.study_digest,
@@ -309,4 +323,23 @@ class Federation:
 
     def _timed(self, event: Event) -> None:
         seconds = monotonic() - self.began
-        self.observer(Event(**{**event.__dict__, "seconds": seconds}))
+        self.observer(replace(event, seconds=seconds))
+
+
+def _enough_sites(sites: tuple[str, ...], study: Study) -> None:
+    if len(sites) < study.release.min_sites:
+        raise ParticipationError(
+            f"{len(sites)} site{'s' if len(sites) != 1 else ''} can take part ({', '.join(sites) or 'none'}); "
+            f"a sum is opened over {study.release.min_sites} or more.",
+            rule="min_sites",
+            remedy="Invite more sites. With fewer, a sum would show one hospital's part to another.",
+        )
+
+
+def _stopped(missing: Mapping[str, str], ask: Ask, why: str) -> ParticipationError:
+    names = ", ".join(f"{site} (at {phase})" for site, phase in sorted(missing.items())) or "some sites"
+    return ParticipationError(
+        f"Step {ask.step} of {ask.analysis!r} ({ask.method}.{ask.contribution}) stopped: {why} while waiting for {names}.",
+        rule="on_dropout",
+        remedy="Run the same command again when the site is back: every opened sum is kept and the fit goes on there.",
+    )

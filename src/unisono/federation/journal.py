@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from unisono.errors import JournalError, StorageError
 from unisono.federation.tree import Tree, digest, pack, unpack
@@ -25,9 +24,6 @@ CREATE TABLE IF NOT EXISTS records (
     body BLOB, body_digest TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_step ON records (kind, epoch, step);
 """
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,15 +75,6 @@ def unwritable(path: Path, what: str, reason: str) -> StorageError:
     )
 
 
-def _stored(function: Callable[Concatenate[Journal, P], T]) -> Callable[Concatenate[Journal, P], T]:
-    @wraps(function)
-    def wrapped(self: Journal, *args: P.args, **keywords: P.kwargs) -> T:
-        with storage(self.path, "journal"):
-            return function(self, *args, **keywords)
-
-    return wrapped
-
-
 class Journal:
     """An analysis's records. The constructor verifies the whole chain; `JournalError` if a byte was changed."""
 
@@ -101,52 +88,57 @@ class Journal:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
+            self._next = 0
             self.digest = self._verify()
 
     def close(self) -> None:
         """Close the file; the journal can be opened again."""
         self._db.close()
 
-    @_stored
     def write(self, kind: str, body: Mapping[str, Tree], *, epoch: int = 0, step: int = -1) -> Record:
         """Append a record; on disk when this returns."""
         seq, packed = self._next, pack(dict(body))
         body_digest = hashlib.sha256(packed).hexdigest()
         link = _link(self.digest, seq, kind, epoch, step, body_digest)
-        self._db.execute("INSERT INTO records VALUES (?,?,?,?,?,?,?)", (seq, kind, epoch, step, packed, body_digest, link))
+        row = (seq, kind, epoch, step, packed, body_digest, link)
+        with storage(self.path, "journal"):
+            self._db.execute("INSERT INTO records VALUES (?,?,?,?,?,?,?)", row)
         self.digest, self._next = link, seq + 1
         return Record(seq, kind, epoch, step, dict(body))
 
-    @_stored
     def last(self, kind: str, *, epoch: int | None = None, step: int | None = None) -> Record | None:
         """The newest record of a kind (of an epoch, of a step)."""
-        rows = self._select(kind, epoch, step, "DESC LIMIT 1")
+        rows = self._newest(kind, epoch, step, 1)
         return rows[0] if rows else None
 
-    @_stored
     def all(self, kind: str, *, epoch: int | None = None, step: int | None = None) -> list[Record]:
         """The records of a kind, oldest first."""
-        return self._select(kind, epoch, step, "ASC")
+        return self._newest(kind, epoch, step, -1)[::-1]
 
-    @_stored
     def prune(self, before: Record, *, from_step: int) -> None:
         """Forget the bodies of sums opened from `from_step` on and before a snapshot; their hashes stay in the chain."""
-        self._db.execute(
-            "UPDATE records SET body = NULL WHERE kind IN ('opened', 'pending') AND epoch = ? AND step >= ? AND seq < ?",
-            (before.epoch, from_step, before.seq),
-        )
+        with storage(self.path, "journal"):
+            self._db.execute(
+                "UPDATE records SET body = NULL"
+                " WHERE kind IN ('opened', 'pending') AND epoch = ? AND step >= ? AND seq < ?",
+                (before.epoch, from_step, before.seq),
+            )
 
     def forget_pending(self, epoch: int, step: int) -> None:
         """The accumulated masked sum of a step that was opened is of no more use."""
         with storage(self.path, "journal"):
-            self._db.execute("UPDATE records SET body = NULL WHERE kind = 'pending' AND epoch = ? AND step = ?", (epoch, step))
+            self._db.execute(
+                "UPDATE records SET body = NULL WHERE kind = 'pending' AND epoch = ? AND step = ?", (epoch, step)
+            )
 
-    def _select(self, kind: str, epoch: int | None, step: int | None, order: str) -> list[Record]:
-        rows = self._db.execute(
-            "SELECT seq, kind, epoch, step, body FROM records WHERE kind = :kind"
-            " AND (:epoch IS NULL OR epoch = :epoch) AND (:step IS NULL OR step = :step) ORDER BY seq " + order,
-            {"kind": kind, "epoch": epoch, "step": step},
-        ).fetchall()
+    def _newest(self, kind: str, epoch: int | None, step: int | None, limit: int) -> list[Record]:
+        with storage(self.path, "journal"):
+            rows = self._db.execute(
+                "SELECT seq, kind, epoch, step, body FROM records WHERE kind = :kind"
+                " AND (:epoch IS NULL OR epoch = :epoch) AND (:step IS NULL OR step = :step)"
+                " ORDER BY seq DESC LIMIT :limit",
+                {"kind": kind, "epoch": epoch, "step": step, "limit": limit},
+            ).fetchall()
         return [Record(s, k, e, n, None if body is None else unpack(body)) for s, k, e, n, body in rows]
 
     def _verify(self) -> str:

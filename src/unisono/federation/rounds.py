@@ -26,7 +26,7 @@ from unisono.protection.secagg.roster import Roster
 FIRST_BYTES = 16
 
 
-class Incomplete(Exception):  # noqa: N818  (a turn of events that the federation handles by its on_dropout rule)
+class Incomplete(Exception):
     """The attempt ended without a sum: these sites were lost before their part was in, or too few could unmask."""
 
     def __init__(self, lost: Mapping[str, str]) -> None:
@@ -112,7 +112,9 @@ class Round:
         assert total is not None
         return Opened(total, ask.sites, (), first)
 
-    async def _all(self, ask: Ask, message: Callable[[str], Message], collect: Callable[[Any], None] | None = None) -> dict[str, Any]:
+    async def _all(
+        self, ask: Ask, message: Callable[[str], Message], collect: Callable[[Any], None] | None = None
+    ) -> dict[str, Any]:
         """Answers of all sites, or `Incomplete`."""
         answers, lost = await self._gather(ask, ask.sites, message, collect)
         if lost:

@@ -25,7 +25,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def problems(self, study: Study) -> list[Problem]:
+    def problems(self, study: Study) -> list[Problem]:  # noqa: ARG002  (for methods to override)
         """What does not fit this study (unknown variables, a time that is not a number, ...).
         Paths are relative to the analysis: ``("covariates", 1)``."""
         return []

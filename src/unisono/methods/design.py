@@ -111,7 +111,14 @@ def covariate_problems(study: Study, covariates: list[str], path: Path = ("covar
         found += [unknown_variable((*path, i), name, study) for name in unknown]
         key = frozenset(parts)
         if key in seen or len(key) != len(parts):
-            found.append(Problem((*path, i), f"The covariate {term!r} is there twice.", "distinct-covariates", "Remove one of the two."))
+            found.append(
+                Problem(
+                    (*path, i),
+                    f"The covariate {term!r} is there twice.",
+                    "distinct-covariates",
+                    "Remove one of the two.",
+                )
+            )
         seen[key] = term
     return found
 

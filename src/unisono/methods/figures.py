@@ -16,7 +16,9 @@ INK = "#222222"
 FAINT = "#bbbbbb"
 
 
-def new_figure(width: float = 7.0, height: float = 4.2, rows: int = 1, ratios: tuple[float, ...] | None = None) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    width: float = 7.0, height: float = 4.2, rows: int = 1, ratios: tuple[float, ...] | None = None
+) -> tuple[Figure, list[Axes]]:
     """A figure (inches) with `rows` axes one below the other; no pyplot state, no window. Without matplotlib: `MissingExtra`."""
     try:
         from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
-"""Methods by name: those of this package and those that a site's administrator installed (entry point ``unisono.methods``).
+"""Methods by name: this package's, and those that a site's administrator installed (entry point ``unisono.methods``).
 
-The registry is also where a study is checked against its methods: every analysis's parameters against the method's spec.
+The registry is also where a study is checked against its methods: an analysis's parameters against its method's spec.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from unisono.errors import StudyError
 from unisono.methods.base import Method, Spec
 from unisono.study.document import Study
-from unisono.study.problems import Problem
+from unisono.study.problems import Problem, from_pydantic
 
 C = TypeVar("C", bound=type[Method[Any]])
 
@@ -96,24 +96,7 @@ def check(study: Study) -> list[Problem]:
         try:
             spec = cls.spec_type.model_validate(written.parameters)
         except ValidationError as error:
-            problems += spec_problems(error, here, cls.spec_type)
+            problems += from_pydantic(error, here, cls.spec_type, written.parameters)
             continue
         problems += [Problem((*here, *p.path), p.what, p.rule, p.remedy) for p in spec.problems(study)]
     return problems
-
-
-def spec_problems(error: ValidationError, prefix: tuple[str | int, ...], model: type[Spec]) -> list[Problem]:
-    """pydantic's findings as problems, with the nearest known key for a typo."""
-    found = []
-    for item in error.errors(include_url=False):
-        path = (*prefix, *item["loc"])
-        if item["type"] == "extra_forbidden":
-            key = str(item["loc"][-1])
-            near = get_close_matches(key, list(model.model_fields), 1)
-            remedy = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(sorted(model.model_fields))}."
-            found.append(Problem(path, f"Unknown key {key!r}.", "known-keys", remedy))
-        elif item["type"] == "missing":
-            found.append(Problem(prefix, f"The key {item['loc'][-1]!r} is missing.", "required-keys", f"Add {item['loc'][-1]!r}."))
-        else:
-            found.append(Problem(path, item["msg"] + ".", "types", "Correct the value; `unisono study schema` lists what is allowed."))
-    return found

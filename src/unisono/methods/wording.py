@@ -34,10 +34,10 @@ def say_number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
-def say_interval(low: float | None, high: float | None, confidence: float = 0.95) -> str:
+def say_interval(low: float | None, high: float | None, confidence: float = 0.95, digits: int = 3) -> str:
     """``95% CI 0.42 to 0.81``."""
     percent = f"{100 * confidence:.10g}"
-    return f"{percent}% CI {say_number(low)} to {say_number(high)}"
+    return f"{percent}% CI {say_number(low, digits)} to {say_number(high, digits)}"
 
 
 def direction(value: float, null: float = 0.0) -> str:

@@ -112,16 +112,20 @@ class Site:
                     case messages.Mask(slot=slot, inbox=inbox):
                         ask, session = self._slot(slot)
                         vector = self._vector(ask)
-                        self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes)
+                        self.audit.write(
+                            self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes
+                        )
                         return session.mask(vector, ask.digest, inbox)
                     case messages.Reveal():
                         return self._reveal(message)
                     case messages.Plain(ask=ask):
                         return self._plain(ask)
                     case messages.Tell(ask=ask):
-                        return self._told(ask)
+                        self._told(ask)
+                        return None
                     case messages.Close(key=key):
-                        return self._closed(key)
+                        self._closed(key)
+                        return None
             except UnisonoError as error:
                 self.audit.write(self.clock(), "refused", phase=message.phase, rule=error.rule, what=error.what)
                 raise self._named(error) from error
@@ -131,10 +135,13 @@ class Site:
         step = self.state.step(ask.key)
         self._may_try(ask, step)
         if ask.slot in self._slots:
-            raise _protocol(f"The slot {ask.slot!r} was already opened.", "one-vector-per-slot", "A new attempt takes a new slot.")
+            raise _protocol(
+                f"The slot {ask.slot!r} was already opened.", "one-vector-per-slot", "A new attempt takes a new slot."
+            )
         for slot in [s for s, (other, _) in self._slots.items() if other.key == ask.key]:
             self._forget(slot)  # an attempt that was given up
-        session = SiteSession(self.name, self.identity, admitted.roster, self._parameters(ask), ask.run, ask.slot, ask.sites)
+        parameters = self._parameters(ask)
+        session = SiteSession(self.name, self.identity, admitted.roster, parameters, ask.run, ask.slot, sites=ask.sites)
         self._slots[ask.slot] = (ask, session)
         return session.advertise()
 
@@ -151,7 +158,7 @@ class Site:
             # Restarted since: a slot's secrets are in memory only, so this site counts as dropped for that attempt.
             raise messages.LinkLost(self.name, "unmask")
         ask, session = self._slots[message.slot]
-        answer = session.unmask(message.unmask.survivors)
+        answer = session.unmask(message.unmask)
         self.state.remember_answer(ask.key, ask.slot, survivors, pack(answer.to_tree()))
         return answer
 
@@ -186,7 +193,9 @@ class Site:
         self.policy.check_ask(ask)
         if ask.operation == "tell":
             return admitted
-        answered = self.state.steps_answered(ask.run, ask.analysis, ask.epoch, f"{ask.method}.{ask.contribution}", but=ask.step)
+        answered = self.state.steps_answered(
+            ask.run, ask.analysis, ask.epoch, f"{ask.method}.{ask.contribution}", but=ask.step
+        )
         if answered >= allowance.at_most:
             raise PermitError(
                 f"{ask.method}.{ask.contribution} was answered {answered} times; the permit allows {allowance.at_most}.",
@@ -255,7 +264,9 @@ class Site:
                 remedy="This is a fault of the method; report it to its author.",
             )
         if ask.operation == "mean":
-            tree = {name: np.asarray(value, float) * cohort.n for name, value in tree.items()} | {WEIGHT: np.asarray(cohort.n)}
+            tree = {name: np.asarray(value, float) * cohort.n for name, value in tree.items()} | {
+                WEIGHT: np.asarray(cohort.n)
+            }
         if ask.hide == "none" and self.policy.suppress_own_cells:
             tree = {
                 name: disclosure.suppress_small(value, self.policy.min_count)[0] if leaves[name].integer else value

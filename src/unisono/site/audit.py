@@ -24,7 +24,9 @@ class AuditLog:
 
     def write(self, now: datetime, event: str, **facts: Any) -> None:
         """One event. `facts` are names, digests, counts of messages; never data."""
-        line = json.dumps({"time": now.isoformat(), "event": event, **facts, "previous": self._previous}, sort_keys=True).encode()
+        line = json.dumps(
+            {"time": now.isoformat(), "event": event, **facts, "previous": self._previous}, sort_keys=True
+        ).encode()
         with storage(self.path, "audit log"), self.path.open("ab") as file:
             file.write(line + b"\n")
         self._previous = _hash(line)

@@ -67,10 +67,16 @@ class Permit(BaseModel):
         """The allowance that covers an ask; `PermitError` naming what is not covered."""
         if now >= self.expires:
             raise _not_covered(
-                f"The permit for study {self.study_id!r} expired on {self.expires:%Y-%m-%d %H:%M}.", "permit-expired", "Ask the data steward to renew it."
+                f"The permit for study {self.study_id!r} expired on {self.expires:%Y-%m-%d %H:%M}.",
+                "permit-expired",
+                "Ask the data steward to renew it.",
             )
         if ask.study != self.study:
-            raise _not_covered("The ask belongs to another study than the permit.", "permit-study", "Submit the study for approval as it is now.")
+            raise _not_covered(
+                "The ask belongs to another study than the permit.",
+                "permit-study",
+                "Submit the study for approval as it is now.",
+            )
         if dict(roster.to_tree()) != self.roster:
             raise _not_covered(
                 "The list of sites or one of their keys is not the one that the permit pins.",
@@ -78,7 +84,11 @@ class Permit(BaseModel):
                 "A changed roster needs a new approval by every site.",
             )
         if self.site not in ask.sites or not set(ask.sites) <= set(self.roster):
-            raise _not_covered("The ask names sites outside the permit's roster.", "permit-roster", "A changed roster needs a new approval.")
+            raise _not_covered(
+                "The ask names sites outside the permit's roster.",
+                "permit-roster",
+                "A changed roster needs a new approval.",
+            )
         if set(ask.sites) != set(self.roster) and not self.may_leave:
             raise _not_covered(
                 f"The ask is over {len(ask.sites)} of the {len(self.roster)} sites of the permit; a sum without one site, beside "
@@ -87,7 +97,9 @@ class Permit(BaseModel):
                 "Wait for the missing site, or submit a study with `participation: {on_dropout: continue}`.",
             )
         if ask.operation == "tell":
-            return Allowance(analysis=ask.analysis, method=ask.method, version=ask.version, contribution=ask.contribution, at_most=1)
+            return Allowance(
+                analysis=ask.analysis, method=ask.method, version=ask.version, contribution=ask.contribution, at_most=1
+            )
         for allowance in self.allowances:
             named = (allowance.analysis, allowance.method, allowance.contribution)
             if named == (ask.analysis, ask.method, ask.contribution):
@@ -109,12 +121,18 @@ class Permit(BaseModel):
         for name, value in zip(names, arguments, strict=True):
             declared = declaration.arguments.get(name)
             if declared is None:
-                raise _not_covered(f"The argument {name!r} has no declared limit.", "argument-limits", "Declare it in the method's file.")
+                raise _not_covered(
+                    f"The argument {name!r} has no declared limit.",
+                    "argument-limits",
+                    "Declare it in the method's file.",
+                )
             array = np.asarray(value, float)
             limit = min(declared.limit, self.argument_limits.get(name, declared.limit))
             if array.shape != declared.shape:
                 raise _not_covered(
-                    f"The argument {name!r} has shape {array.shape}, declared {declared.shape}.", "argument-limits", "Report it to the coordinator's operator."
+                    f"The argument {name!r} has shape {array.shape}, declared {declared.shape}.",
+                    "argument-limits",
+                    "Report it to the coordinator's operator.",
                 )
             if not np.isfinite(array).all() or bool((np.abs(array) > limit).any()):
                 raise _not_covered(
@@ -158,4 +176,3 @@ def allowances(study: Study) -> list[Allowance]:
 
 def _not_covered(what: str, rule: str, remedy: str) -> PermitError:
     return PermitError(what, rule=rule, remedy=remedy)
-

@@ -16,5 +16,8 @@ def keep_sheet(home: Path, ask: Ask, sheet: dict[str, Any]) -> Path:
     """Write ``<home>/<analysis>.json``."""
     path = home / f"{ask.analysis}.json"
     with storage(path, "site's sheet"):
-        path.write_text(json.dumps({"notice": NOTICE, "study": ask.study, "analysis": ask.analysis, **sheet}, indent=2) + "\n", "utf-8")
+        path.write_text(
+            json.dumps({"notice": NOTICE, "study": ask.study, "analysis": ask.analysis, **sheet}, indent=2) + "\n",
+            "utf-8",
+        )
     return path

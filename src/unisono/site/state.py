@@ -143,7 +143,8 @@ class SiteState:
         """The frozen set of sites of an epoch, from its first answered step."""
         with self._guard():
             row = self._db.execute(
-                "SELECT sites FROM steps WHERE run = ? AND analysis = ? AND epoch = ? ORDER BY step LIMIT 1", (run, analysis, epoch)
+                "SELECT sites FROM steps WHERE run = ? AND analysis = ? AND epoch = ? ORDER BY step LIMIT 1",
+                (run, analysis, epoch),
             ).fetchone()
         return None if row is None else tuple(json.loads(row[0]))
 
@@ -151,7 +152,8 @@ class SiteState:
         """The cohorts on which a method was answered over these variables, in all studies."""
         with self._guard():
             rows = self._db.execute(
-                "SELECT study, analysis, sites, rows FROM cohorts WHERE method = ? AND variables = ?", (method, variables)
+                "SELECT study, analysis, sites, rows FROM cohorts WHERE method = ? AND variables = ?",
+                (method, variables),
             ).fetchall()
         return [Cohort(s, a, tuple(json.loads(w)), np.frombuffer(blob, np.uint64)) for s, a, w, blob in rows]
 

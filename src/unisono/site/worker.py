@@ -6,13 +6,15 @@ Warm: the cohort of an analysis is selected and prepared once and kept for every
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unisono.errors import UnisonoError, DataError
+from unisono.errors import DataError, UnisonoError
 from unisono.federation.ask import Ask
 from unisono.methods.base import Method
 from unisono.methods.cohort import COHORT, CohortFlow, CohortSpec
@@ -81,14 +83,14 @@ class LocalWorker:
         """This site's part, unmasked."""
         prepared = self._prepare(ask)
         bound = getattr(prepared.method, ask.contribution)
-        with _named(ask), np.errstate(all="ignore"):  # what is not finite is refused by the encoding, by leaf name
+        with _naming(ask):
             tree: dict[str, NDArray[Any]] = bound.compute(prepared.data, *ask.arguments)
         return tree
 
     def receipt(self, ask: Ask) -> dict[str, Any]:
         """What the site keeps of a `tell`."""
         prepared = self._prepare(ask)
-        with _named(ask), np.errstate(all="ignore"):
+        with _naming(ask):
             sheet: dict[str, Any] = getattr(prepared.method, ask.contribution).compute(prepared.data, *ask.arguments)
         return sheet
 
@@ -111,8 +113,9 @@ class LocalWorker:
 
 def method_of(study: Study, ask: Ask) -> Method[Any]:
     """The method instance that an ask names: the analysis's own, or its cohort step."""
-    method: Method[Any] = CohortFlow(study, ask.analysis, CohortSpec()) if ask.method == COHORT else build(study, ask.analysis)
-    return method
+    if ask.method == COHORT:
+        return CohortFlow(study, ask.analysis, CohortSpec())
+    return build(study, ask.analysis)
 
 
 def _zeros(study: Study) -> dict[str, float]:
@@ -120,20 +123,17 @@ def _zeros(study: Study) -> dict[str, float]:
     return dict.fromkeys(study.variables, 0.0)
 
 
-class _named:
+@contextmanager
+def _naming(ask: Ask) -> Iterator[None]:
     """A fault of a method becomes an error that names the method and shows no value."""
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is None or isinstance(error, UnisonoError) or not isinstance(error, Exception):
-            return
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused by the encoding, by leaf name
+            yield
+    except UnisonoError:
+        raise
+    except Exception as error:  # a method may be anybody's package: whatever it raises must not show data
         raise DataError(
-            f"{self.ask.method}.{self.ask.contribution} failed at this site ({type(error).__name__}).",
+            f"{ask.method}.{ask.contribution} failed at this site ({type(error).__name__}).",
             rule="method-fault",
-            remedy="Nothing left the site. Report it to the method's author; the site's own log holds the place in the code.",
+            remedy="Nothing left the site. Report it to the method's author, with the version of the package.",
         ) from error

@@ -1,7 +1,7 @@
 """What can be wrong with a study beyond the shape of its document, all found at once.
 
-Each check looks at one rule and returns problems; none stops the others. What an analysis's own parameters may be is its
-method's to say (`unisono.methods.registry.check`).
+Each check looks at one rule and returns problems; none stops the others. What an analysis's own parameters may be is
+its method's to say (`unisono.methods.registry.check`).
 """
 
 from __future__ import annotations
@@ -99,10 +99,18 @@ def _cut_problems(study: Study, variable: CategoryVariable, path: Path) -> list[
         what = f"{cut.variable!r} is a {source.type}; only a number can be cut."
         found.append(Problem((*path, "variable"), what, "cut-points", "Name a variable of type number or integer."))
     elif not all(source.min < point <= source.max for point in cut.at):
-        what = f"A cut point of {cut.variable!r} lies outside {source.min:g} to {source.max:g}: a level would always be empty."
+        bounds = f"{source.min:g} to {source.max:g}"
+        what = f"A cut point of {cut.variable!r} lies outside {bounds}: a level would always be empty."
         found.append(Problem((*path, "at"), what, "cut-points", "Keep the points within the variable's min and max."))
     if not all(a < b for a, b in pairwise(cut.at)):
-        found.append(Problem((*path, "at"), "The cut points do not increase.", "cut-points", "Write them from low to high, each once."))
+        found.append(
+            Problem(
+                (*path, "at"),
+                "The cut points do not increase.",
+                "cut-points",
+                "Write them from low to high, each once.",
+            )
+        )
     return found
 
 
@@ -119,7 +127,9 @@ def _missing(study: Study) -> list[Problem]:
             found += _unfit(study, rule, [v for v in study.variables if v not in written], (*path, name))
         else:
             remedy = did_you_mean(name, [*study.variables, "default"], "names")
-            found.append(Problem((*path, name), f"There is no variable {name!r} in this study.", "known-variables", remedy))
+            found.append(
+                Problem((*path, name), f"There is no variable {name!r} in this study.", "known-variables", remedy)
+            )
     return found
 
 

@@ -180,7 +180,7 @@ def _fill(table: Table, filled: Mapping[str, float]) -> Table:
 
 
 def fits(rule: str, variable: Variable) -> bool:
-    """Whether missing values of this variable may be filled by this rule: a mean is for numbers, a mode for what has few values."""
+    """Whether this rule may fill this variable: a mean is for numbers, a mode for what has few values."""
     if rule == "mean":
         return isinstance(variable, NumberVariable)
     if rule == "mode":

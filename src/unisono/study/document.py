@@ -1,7 +1,7 @@
 """The study document: the question, its variables, the cohort, the analyses, the protection and the release rules.
 
-Pure pydantic models; reading files is `unisono.study.load`, expressions are `unisono.study.expressions`. An analysis's own
-parameters are kept as written here and validated by its method's spec, one floor up (`unisono.methods.registry`).
+Pure pydantic models; reading files is `unisono.study.load`, expressions are `unisono.study.expressions`. An analysis's
+own parameters are kept as written here and validated by its method's spec, one floor up (`unisono.methods.registry`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Strict(BaseModel):
 
 
 class Cut(Strict):
-    """A category from a number: ``{variable: age, at: [50, 65]}`` gives the levels below 50, 50 to below 65, 65 and above."""
+    """A category from a number: ``{variable: age, at: [50, 65]}`` gives below 50, 50 to below 65, and 65 and above."""
 
     variable: Name
     at: list[float] = Field(min_length=1)
@@ -119,7 +119,7 @@ class Cohort(Strict):
 
 
 class Grid(Strict):
-    """The declared time grid of a survival analysis: times are rounded up, entries down, to multiples of `step` `unit`."""
+    """The declared time grid of a survival analysis: times rounded up, entries down, to multiples of `step` `unit`."""
 
     step: float = Field(gt=0)
     unit: str
@@ -142,7 +142,7 @@ Hide = Literal["secagg", "secagg+", "ckks", "paillier", "none"]
 
 
 class Protection(Strict):
-    """How every sum is hidden. `colluding` sites may conspire with the coordinator without seeing another site's part."""
+    """How every sum is hidden. `colluding` sites may conspire with the coordinator and see no other site's part."""
 
     hide: Hide = "secagg"
     threat: Literal["semi-honest", "malicious"] = "semi-honest"
@@ -158,8 +158,8 @@ class Release(Strict):
 
 class Participation(Strict):
     """What happens when a site is lost *before* its masked input: ``wait`` for it until `deadline` and then stop
-    (resumable), ``abort`` at once, or ``continue`` without it, everything recomputed on those who stayed (which discloses
-    the leaving site's aggregate). A site lost after its masked input is counted in any case."""
+    (resumable), ``abort`` at once, or ``continue`` without it, everything recomputed on those who stayed (which
+    discloses the leaving site's aggregate). A site lost after its masked input is counted in any case."""
 
     on_dropout: Literal["wait", "abort", "continue"] = "wait"
     deadline: str = "10 min"
@@ -179,20 +179,27 @@ class Study(Strict):
     release: Release = Release()
     participation: Participation = Participation()
 
+    @field_validator("unisono", mode="before")
+    @classmethod
+    def _a_number(cls, version: Any) -> Any:
+        if isinstance(version, bool):
+            raise ValueError("the version of the study format is the number 1")
+        return version
+
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the document with every default written out: the same for YAML and JSON,
-        for any order of keys within a mapping of settings and for any spelling of a default or of a number (1 and 1.0)."""
-        document = _canonical(self.model_dump(mode="json"))
+        for any order of keys within a mapping, and for any spelling of a default or of a number (1 and 1.0)."""
+        document = canonical(self.model_dump(mode="json"))
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
     """Whole numbers without a decimal point, everywhere: an analysis's own parameters are kept as written."""
     if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
+        return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_canonical(item) for item in value]
+        return [canonical(item) for item in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value

@@ -43,7 +43,10 @@ class Expression:
 
     @staticmethod
     def parse(text: str, variables: Mapping[str, Variable]) -> Expression:
-        """Read and type-check `text` over the study's `variables`. `StudyError` (rule, position, nearest name) if it is wrong."""
+        """Read and type-check `text` over the study's `variables`.
+
+        `StudyError` (rule, position, nearest name) if it is wrong.
+        """
         return _Parser(text, variables).expression()
 
     def evaluate(self, table: Table) -> Column:
@@ -69,7 +72,8 @@ _ARITHMETIC: dict[type[ast.operator], Callable[..., Column]] = {
     ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide, ast.Pow: np.power,
 }  # fmt: skip
 _COMPARISONS: dict[type[ast.cmpop], Callable[..., Column]] = {
-    ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater, ast.GtE: np.greater_equal, ast.Eq: np.equal, ast.NotEq: np.not_equal,
+    ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater, ast.GtE: np.greater_equal,
+    ast.Eq: np.equal, ast.NotEq: np.not_equal,
 }  # fmt: skip
 _HELP = (
     'Allowed: variables, numbers, "levels", + - * / **, comparisons, and, or, not, in [...], abs log exp sqrt min max.'
@@ -104,7 +108,7 @@ class _Parser:
             self._syntax(None)
         top = self._compile(tree, 0)
         if top.kind not in ("number", "boolean"):
-            self._refuse(
+            raise self._refusal(
                 tree,
                 "The expression is a category, not a number or a yes/no.",
                 "expression-type",
@@ -121,7 +125,7 @@ class _Parser:
             remedy = "Write == for equals, 'and' for both, 'or' for either."
         raise StudyError(f"{self._short()} cannot be read{place}.", rule="expression-syntax", remedy=remedy)
 
-    def _refuse(self, node: ast.AST, what: str, rule: str, remedy: str) -> NoReturn:
+    def _refusal(self, node: ast.AST, what: str, rule: str, remedy: str) -> StudyError:
         column = len(self.line.encode()[: getattr(node, "col_offset", 0)].decode(errors="ignore")) + 1 + self.offset
         raise StudyError(
             f"{what.removesuffix('.')} (at character {column} of {self._short()}).", rule=rule, remedy=remedy
@@ -132,7 +136,7 @@ class _Parser:
 
     def _compile(self, node: ast.expr, depth: int) -> _Typed:
         if depth > MAX_DEPTH:
-            self._refuse(
+            raise self._refusal(
                 node,
                 f"More than {MAX_DEPTH} operations within each other.",
                 "expression-size",
@@ -159,10 +163,11 @@ class _Parser:
                 compiled = self._compare(node, depth)
             case ast.Call():
                 compiled = self._call(node, depth)
+            case ast.BinOp(op=ast.BitAnd() | ast.BitOr()):
+                raise self._refusal(node, "'&' and '|' are not used here.", "expression-syntax", "Write 'and' or 'or'.")
             case _:
-                self._refuse(
-                    node, f"{type(node).__name__} is not part of the expression language.", "expression-syntax", _HELP
-                )
+                what = f"{type(node).__name__} is not part of the expression language."
+                raise self._refusal(node, what, "expression-syntax", _HELP)
         return compiled
 
     def _constant(self, node: ast.Constant) -> _Typed:
@@ -173,7 +178,7 @@ class _Parser:
             return _Typed("text", _no_value, text=value)
         if isinstance(value, int | float) and abs(value) < 1e300:
             return _fixed("number", float(value))
-        self._refuse(node, "This constant is no number or level.", "expression-syntax", _HELP)
+        raise self._refusal(node, "This constant is no number or level.", "expression-syntax", _HELP)
 
     def _name(self, node: ast.Name) -> _Typed:
         name = node.id
@@ -183,7 +188,7 @@ class _Parser:
             remedy = did_you_mean(name, list(self.variables), "variables")
             if any(name in v.levels for v in self.variables.values() if isinstance(v, CategoryVariable)):
                 remedy = f'If you mean the level, write it in quotes: "{name}".'
-            self._refuse(node, f"There is no variable {name!r} in this study.", "known-variables", remedy)
+            raise self._refusal(node, f"There is no variable {name!r} in this study.", "known-variables", remedy)
         self.used[name] = None
         variable = self.variables[name]
         if isinstance(variable, CategoryVariable):
@@ -193,10 +198,10 @@ class _Parser:
         )
 
     def _number(self, node: ast.expr, depth: int) -> _Typed:
-        """A part that must be a number; a yes/no counts as 1 or 0, so that ``diabetes + stroke >= 2`` can be written."""
+        """A part that must be a number; a yes/no counts as 1 or 0, so that ``diabetes + stroke >= 2`` works."""
         part = self._compile(node, depth + 1)
         if part.kind in ("category", "text"):
-            self._refuse(
+            raise self._refusal(
                 node, f"A {part.kind} stands where a number must.", "expression-type", 'Compare it: onset == "bulbar".'
             )
         return part
@@ -204,7 +209,7 @@ class _Parser:
     def _boolean(self, node: ast.expr, depth: int) -> _Typed:
         part = self._compile(node, depth + 1)
         if part.kind != "boolean":
-            self._refuse(
+            raise self._refusal(
                 node, f"A {part.kind} stands where a yes/no must.", "expression-type", "Compare it, as in age >= 18."
             )
         return part
@@ -219,7 +224,7 @@ class _Parser:
     def _call(self, node: ast.Call, depth: int) -> _Typed:
         name = node.func.id if isinstance(node.func, ast.Name) else "this"
         if name not in _FUNCTIONS:
-            self._refuse(
+            raise self._refusal(
                 node,
                 f"There is no function {name!r}.",
                 "known-functions",
@@ -228,7 +233,7 @@ class _Parser:
         several = name in ("min", "max")
         if node.keywords or (len(node.args) < 2 if several else len(node.args) != 1):
             needs = "two or more numbers" if several else "one number"
-            self._refuse(
+            raise self._refusal(
                 node, f"{name} takes {needs}.", "expression-syntax", f"Write {name}({'a, b' if several else 'a'})."
             )
         parts = [self._number(argument, depth) for argument in node.args]
@@ -246,13 +251,15 @@ class _Parser:
         for operator, right_node in zip(node.ops, node.comparators, strict=True):
             if isinstance(operator, ast.In | ast.NotIn):
                 if len(node.ops) > 1:
-                    self._refuse(
+                    raise self._refusal(
                         node, "'in' stands in a chain of comparisons.", "expression-syntax", "Join the two with 'and'."
                     )
                 test = self._membership(left_node, left, right_node, depth)
                 return _not(test) if isinstance(operator, ast.NotIn) else test
             if type(operator) not in _COMPARISONS:
-                self._refuse(right_node, "'is' is not a comparison here.", "expression-syntax", "Write == or !=.")
+                raise self._refusal(
+                    right_node, "'is' is not a comparison here.", "expression-syntax", "Write == or !=."
+                )
             right = self._compile(right_node, depth + 1)
             test = self._pair(operator, left_node, left, right_node, right)
             result = test if result is None else _and(result, test)
@@ -267,7 +274,7 @@ class _Parser:
         if left.kind in ("number", "boolean") and right.kind in ("number", "boolean"):
             return _test(compare, left.run, right.run)
         if not isinstance(operator, ast.Eq | ast.NotEq) and "category" in (left.kind, right.kind):
-            self._refuse(
+            raise self._refusal(
                 left_node, "Levels of a category have no order.", "expression-type", 'Use ==, != or in ["...", "..."].'
             )
         if left.kind == "text":
@@ -279,7 +286,7 @@ class _Parser:
         what = f"A {left.kind} and a {right.kind} cannot be compared."
         if left.kind == right.kind == "category":
             what = "Two categories with different levels cannot be compared."
-        self._refuse(
+        raise self._refusal(
             right_node,
             what,
             "expression-type",
@@ -290,19 +297,19 @@ class _Parser:
         """The code of a level of `category`."""
         if text not in category.levels:
             remedy = did_you_mean(text, category.levels, "levels")
-            self._refuse(node, f"{text[:60]!r} is no level of {category.text!r}.", "known-levels", remedy)
+            raise self._refusal(node, f"{text[:60]!r} is no level of {category.text!r}.", "known-levels", remedy)
         return float(category.levels.index(text))
 
     def _membership(self, left_node: ast.expr, left: _Typed, right_node: ast.expr, depth: int) -> _Typed:
         if not isinstance(right_node, ast.List) or not right_node.elts:
-            self._refuse(
+            raise self._refusal(
                 right_node,
                 "'in' needs a list of values.",
                 "expression-syntax",
                 'Write it as in ["a", "b"] or in [1, 2].',
             )
         if left.kind not in ("number", "category"):
-            self._refuse(
+            raise self._refusal(
                 left_node,
                 f"A {left.kind} cannot be 'in' a list.",
                 "expression-type",
@@ -317,13 +324,16 @@ class _Parser:
                 codes.append(float(part.run(_NO_TABLE)))
             else:
                 kind = "levels in quotes" if left.kind == "category" else "numbers"
-                self._refuse(
+                raise self._refusal(
                     element, f"The list may hold only {kind}.", "expression-type", f"Write {kind}, separated by commas."
                 )
         wanted = np.array(codes)
-        return _Typed(
-            "boolean", lambda table: _known(np.isin(left.run(table), wanted).astype(np.float64), left.run(table))
-        )
+
+        def run(table: Table) -> Column:
+            values = left.run(table)
+            return _known(np.isin(values, wanted).astype(np.float64), values)
+
+        return _Typed("boolean", run)
 
 
 _NO_TABLE = Table({}, 0)
@@ -349,7 +359,9 @@ def _fixed(kind: Literal["number", "boolean"], value: float) -> _Typed:
 def _known(result: Column, *inputs: Column) -> Column:
     """`result`, missing where any input is missing."""
     for column in inputs:
-        result = np.where(np.isnan(column), np.nan, result)
+        gap = np.isnan(column)
+        if gap.any():
+            result = np.where(gap, np.nan, result)
     return result
 
 

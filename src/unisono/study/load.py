@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from unisono.errors import StorageError, StudyError
 from unisono.study import checks, strict_yaml
-from unisono.study.document import Study
+from unisono.study.document import Study, canonical
 from unisono.study.problems import Path, Problem, from_pydantic
 from unisono.study.strict_yaml import Document
 
@@ -63,7 +63,7 @@ def no_extra_checks(study: Study) -> list[Problem]:
 
 
 def load(source: Source, extra_checks: Check = no_extra_checks) -> Study:
-    """The study that `source` describes: the path of a .yaml, .yml or .json file, a mapping, or a `Study` (checked again).
+    """The study that `source` describes: a path (.yaml, .yml or .json), a mapping, or a `Study` (checked again).
 
     extra_checks: more to check, such as the methods' specs (`unisono.methods.registry.check`).
     Raises `StudyProblems` with everything that is wrong; `StudyError` or `StorageError` if the file cannot be read.
@@ -117,7 +117,9 @@ def _read(source: Source) -> Document:
         ) from None
     except OSError as error:
         raise StorageError(
-            f"{str(path)!r} cannot be read: {error.strerror}.", rule="study-file", remedy="Check that it is a file you may read."
+            f"{str(path)!r} cannot be read: {error.strerror}.",
+            rule="study-file",
+            remedy="Check that it is a file you may read.",
         ) from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -133,7 +135,11 @@ def _read(source: Source) -> Document:
 
 def _checked(value: Any, path: Path) -> Any:
     """A copy of a mapping from Python that holds only what a file could hold; tuples become lists."""
-    if isinstance(value, Mapping) and len(path) < strict_yaml.MAX_NESTING and all(isinstance(key, str) for key in value):
+    if (
+        isinstance(value, Mapping)
+        and len(path) < strict_yaml.MAX_NESTING
+        and all(isinstance(key, str) for key in value)
+    ):
         return {key: _checked(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, list | tuple) and len(path) < strict_yaml.MAX_NESTING:
         return [_checked(item, (*path, i)) for i, item in enumerate(value)]
@@ -146,7 +152,7 @@ def _checked(value: Any, path: Path) -> Any:
 
 def _plain(study: Study) -> dict[str, Any]:
     """Every default written out, but not the optional keys of variables that are not there."""
-    document = study.model_dump(mode="json")
+    document: dict[str, Any] = canonical(study.model_dump(mode="json"))
     document["variables"] = {
         name: {key: value for key, value in variable.items() if value is not None}
         for name, variable in document["variables"].items()

@@ -33,8 +33,8 @@ class Problem:
 def from_pydantic(error: ValidationError, prefix: Path, model: type[BaseModel], document: Any) -> list[Problem]:
     """pydantic's findings about `document` (what was validated against `model`, found at `prefix`) as problems.
 
-    Paths are the document's own, without the tags that pydantic puts in for a union's alternatives; a typo in a key or a
-    value names the nearest known one; of a union's alternatives only the one that was meant is reported.
+    Paths are the document's own, without the tags that pydantic puts in for a union's alternatives; a typo in a key or
+    a value names the nearest known one; of a union's alternatives only the one that was meant is reported.
     """
     found: list[tuple[Path, Problem]] = []
     for item in error.errors(include_url=False):
@@ -67,14 +67,25 @@ def _document_path(loc: tuple[int | str, ...], document: Any, missing: bool = Fa
         rest = loc[i + 1 :]
         if _is_tag(element, here, rest):
             continue
-        if (isinstance(here, Mapping) and element in here) or (
-            isinstance(here, list | tuple) and isinstance(element, int) and element < len(here)
-        ):
-            here = here[element]
+        below = _inside(here, element)
+        if below is not _NOTHING:
+            here = below
         elif rest or not missing:
             continue
         path.append(element)
     return tuple(path)
+
+
+_NOTHING = object()
+
+
+def _inside(here: Any, element: int | str) -> Any:
+    """What is at `element` of a mapping or list of the document; `_NOTHING` if that is no key or index of it."""
+    if isinstance(here, Mapping):
+        return here.get(element, _NOTHING)
+    if isinstance(here, list | tuple) and isinstance(element, int) and element < len(here):
+        return here[element]
+    return _NOTHING
 
 
 def _is_tag(element: int | str, here: Any, rest: tuple[int | str, ...]) -> bool:
@@ -127,7 +138,7 @@ def _at(document: Any, path: Path) -> Any:
 
 
 def _meant(found: list[tuple[Path, Problem]]) -> list[Problem]:
-    """One problem for each place. A union reports every alternative: keep what is deepest, and join choices at one place."""
+    """One problem for each place. A union reports every alternative: keep what is deepest, and choices over types."""
     kept: dict[Path, Problem] = {}
     for path, problem in found:
         if any(len(other) > len(path) and other[: len(path)] == path for other, _ in found):
@@ -189,11 +200,7 @@ def _in_words_of_choices(item: ErrorDetails, kind: str, context: dict[str, Any])
     value = item["input"]
     if kind == "literal_error":
         choices = str(context["expected"])
-        near = (
-            nearest(value, [c.strip("'") for c in choices.replace(" or ", ", ").split(", ")])
-            if isinstance(value, str)
-            else None
-        )
+        near = nearest(str(value), [c.strip("'") for c in choices.replace(" or ", ", ").split(", ")])
         remedy = f"Did you mean {near!r}? Allowed: {choices}." if near else f"Write {choices}."
         return f"{_quoted(value)} is not one of {choices}.", "choices", remedy
     if kind == "union_tag_invalid":
@@ -204,30 +211,18 @@ def _in_words_of_choices(item: ErrorDetails, kind: str, context: dict[str, Any])
     if kind == "union_tag_not_found":
         return "The key 'type' is missing.", "required-keys", "Add 'type: number', 'integer', 'boolean' or 'category'."
     if kind == "string_pattern_mismatch":
-        return (
-            f"{_quoted(value)} cannot be a name here.",
-            "names",
-            "Begin with a lower-case letter and use only lower-case letters, digits and _ (in ids also - and .), at most 63.",
-        )
+        remedy = "Use lower-case letters, digits and _ (in ids also - and .), a letter first, at most 63."
+        return f"{_quoted(value)} cannot be a name here.", "names", remedy
     if kind in ("too_short", "string_too_short"):
         return "There is nothing here, or too little.", "limits", f"Give at least {context['min_length']}."
-    if kind in ("too_long", "string_too_long"):
-        return "There is too much here.", "limits", f"Give at most {context['max_length']}."
     message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return (
-        message[:1].upper() + message[1:] + ".",
-        "values",
-        "Correct the value; `unisono study schema` lists what is allowed.",
-    )
+    remedy = "Correct the value; `unisono study schema` lists what is allowed."
+    return f"{message[:1].upper()}{message[1:]}.", "values", remedy
 
 
 def _quoted(value: Any) -> str:
     """A value of the document, short enough for a message."""
-    text = (
-        repr(value)
-        if not isinstance(value, Mapping | list)
-        else "a mapping"
-        if isinstance(value, Mapping)
-        else "a list"
-    )
+    if isinstance(value, Mapping | list):
+        return "A mapping" if isinstance(value, Mapping) else "A list"
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

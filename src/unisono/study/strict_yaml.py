@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import yaml
 
@@ -61,40 +61,54 @@ def parse(text: str, name: str, *, kind: type[UnisonoError] = StudyError) -> Doc
             remedy="Write the question only; data belong in data files.",
             where=name,
         )
-    if name.lower().endswith(".json"):
+    is_json = name.lower().endswith(".json")
+    if is_json:
         text = _checked_json(text, name, kind)
-    reader = _Reader(name, kind)
+    reader = _Reader(name, kind, is_json)
     try:
         value = reader.document(yaml.parse(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
         reader.refuse(
-            mark.line if mark else 0,
+            error.problem_mark or error.context_mark,
             f"This is not valid YAML: {error.problem or error.context}.",
             "yaml-syntax",
-            "Check indentation (spaces, no tabs), colons and closing quotes or brackets on this line and the one above.",
+            "Check indentation (spaces, no tabs), colons, and closing quotes or brackets here and on the line above.",
         )
     except yaml.YAMLError:
-        reader.refuse(0, "The document holds a character that YAML does not allow.", "yaml-syntax", "Save it as plain UTF-8 text.")
+        reader.refuse(
+            None,
+            "The document holds a character that YAML does not allow.",
+            "yaml-syntax",
+            "Save it as plain UTF-8 text.",
+        )
     return Document(name, value, reader.lines)
 
 
 def resolve(text: str) -> Any:
-    """What an unquoted scalar means: None, a bool, a number or text. `ValueError(what, remedy)` if readers could disagree."""
+    """What an unquoted scalar means: None, a bool, a number or text.
+
+    `ValueError(what, remedy)` if readers could disagree about it.
+    """
     if text in ("", "null"):
         return None
     if text in ("true", "false"):
         return text == "true"
     low = text.lower()
     if low in _BOOLEAN_WORDS:
-        raise ValueError(f"{text!r} means true or false to some readers and text to others.", f"Write true or false, or quote it: '{text}'.")
+        raise ValueError(
+            f"{text!r} means true or false to some readers and text to others.",
+            f"Write true or false, or quote it: '{text}'.",
+        )
     if low in ("true", "false", "null") or text == "~":
         plain = "null" if text == "~" else low
         raise ValueError(f"{text!r} is not how Unisono writes {plain}.", f"Write {plain}, or quote it: '{text}'.")
     if text in ("<<", "="):
         raise ValueError(f"{text!r} has a meaning of its own in YAML.", f"Quote it: '{text}'.")
     if _AMBIGUOUS.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not read alike by all readers of YAML.", "Write a plain decimal number, or quote it if it is text.")
+        raise ValueError(
+            f"{text[:40]!r} is not read alike by all readers of YAML.",
+            "Write a plain decimal number, or quote it if it is text.",
+        )
     if any(c.isdigit() for c in text) and (_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text)):
         return _number(text)
     return text
@@ -105,20 +119,33 @@ def _number(text: str) -> int | float:
         return int(text)
     value = float(text)
     if not math.isfinite(value) or _INTEGER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is too large a number.", "Write a smaller number, or quote it if it is an identifier.")
+        raise ValueError(
+            f"{text[:40]!r} is too large a number.", "Write a smaller number, or quote it if it is an identifier."
+        )
     return value
+
+
+class _Mark(Protocol):
+    """Where PyYAML is in the text."""
+
+    line: int
+
+
+def _line(mark: _Mark | None) -> int:
+    return mark.line + 1 if mark else 1
 
 
 class _Reader:
     """Builds plain values from YAML events, and remembers lines."""
 
-    def __init__(self, name: str, kind: type[UnisonoError]) -> None:
+    def __init__(self, name: str, kind: type[UnisonoError], json: bool) -> None:
+        self.json = json
         self.name = name
         self.kind = kind
         self.lines: dict[Path, int] = {}
 
-    def refuse(self, line: int, what: str, rule: str, remedy: str) -> NoReturn:
-        raise self.kind(what, rule=rule, remedy=remedy, where=f"{self.name}:{line + 1}")
+    def refuse(self, mark: _Mark | None, what: str, rule: str, remedy: str) -> NoReturn:
+        raise self.kind(what, rule=rule, remedy=remedy, where=f"{self.name}:{_line(mark)}")
 
     def document(self, events: Iterator[yaml.Event]) -> Any:
         value: Any = None
@@ -127,22 +154,37 @@ class _Reader:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self.refuse(event.start_mark.line, "A second document begins here.", "one-document", "Keep one document in a file.")
+                    self.refuse(
+                        event.start_mark,
+                        "A second document begins here.",
+                        "one-document",
+                        "Keep one document in a file.",
+                    )
             elif isinstance(event, yaml.NodeEvent):
-                self.lines.setdefault((), event.start_mark.line + 1)
+                self.lines.setdefault((), _line(event.start_mark))
                 value = self._value(event, events, ())
         if not documents:
-            self.refuse(0, "The document is empty.", "one-document", "See the example in docs/study.md.")
+            self.refuse(None, "The document is empty.", "one-document", "See the example in docs/study.md.")
         return value
 
     def _value(self, event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> Any:
-        line = event.start_mark.line
+        mark = event.start_mark
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            self.refuse(line, "Anchors (&) and aliases (*) are not read.", "no-aliases", "Write the value out; quote text that begins with & or *.")
+            self.refuse(
+                mark,
+                "Anchors (&) and aliases (*) are not read.",
+                "no-aliases",
+                "Write the value out; quote text that begins with & or *.",
+            )
         if getattr(event, "tag", None):
-            self.refuse(line, "Tags (!) are not read.", "no-tags", "Remove the tag; quote text that begins with '!'.")
+            self.refuse(mark, "Tags (!) are not read.", "no-tags", "Remove the tag; quote text that begins with '!'.")
         if len(path) > MAX_NESTING:
-            self.refuse(line, f"More than {MAX_NESTING} levels within each other.", "document-size", "No part of a study is this deep.")
+            self.refuse(
+                mark,
+                f"More than {MAX_NESTING} levels within each other.",
+                "document-size",
+                "No part of a study is this deep.",
+            )
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, path)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -155,29 +197,31 @@ class _Reader:
         for event in events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
-            key, line = self._key(event), event.start_mark.line
+            key, mark = self._key(event), event.start_mark
             here = (*path, key)
             if key in built:
                 self.refuse(
-                    line,
-                    f"The key {key[:60]!r} is already on line {self.lines[here]}, and again on line {line + 1}.",
+                    mark,
+                    f"The key {key[:60]!r} is already on line {self.lines[here]}, and again on line {_line(mark)}.",
                     "distinct-keys",
                     "Keep one of the two.",
                 )
-            self.lines[here] = line + 1
+            self.lines[here] = _line(mark)
             built[key] = self._value(next(events), events, here)
         return built
 
     def _key(self, event: yaml.Event) -> str:
-        """A key is text, as written: ``1: male`` and ``"1": male`` are the same. Words that may be a boolean are quoted."""
-        line = event.start_mark.line
+        """A key is text, as written: ``1: male`` and ``"1": male`` are the same. Words like ``no`` are quoted."""
+        mark = event.start_mark
         if not isinstance(event, yaml.ScalarEvent):
-            self.refuse(line, "A key must be text.", "text-keys", "Write 'key: value'; quote text that begins with [ or {.")
+            self.refuse(
+                mark, "A key must be text.", "text-keys", "Write 'key: value'; quote text that begins with [ or {."
+            )
         if event.anchor or event.tag:
             self._value(event, iter(()), ())
         value = self._scalar(event)
         if value is None or isinstance(value, bool):
-            self.refuse(line, f"The key {event.value!r} must be text.", "text-keys", "Write it in quotes.")
+            self.refuse(mark, f"The key {event.value!r} must be text.", "text-keys", "Write it in quotes.")
         return value if isinstance(value, str) else str(event.value)
 
     def _sequence(self, events: Iterator[yaml.Event], path: Path) -> list[Any]:
@@ -186,32 +230,37 @@ class _Reader:
             if isinstance(event, yaml.SequenceEndEvent):
                 break
             here = (*path, len(built))
-            self.lines[here] = event.start_mark.line + 1
+            self.lines[here] = _line(event.start_mark)
             built.append(self._value(event, events, here))
         return built
 
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
         text: str = event.value
         if event.style is not None:
-            return self._text(text, event.start_mark.line)
+            return self._text(text, event.start_mark)
         try:
             value = resolve(text)
         except ValueError as error:
             what, remedy = error.args
-            self.refuse(event.start_mark.line, what, "plain-scalars", remedy)
-        return self._text(value, event.start_mark.line) if isinstance(value, str) else value
+            self.refuse(event.start_mark, what, "plain-scalars", remedy)
+        if isinstance(value, str) and self.json:
+            what = f"{text!r} is not a JSON value."  # NaN and Infinity, which Python's own reader lets pass
+            self.refuse(event.start_mark, what, "json-syntax", "Write a finite number, or quote it if it is text.")
+        return self._text(value, event.start_mark) if isinstance(value, str) else value
 
-    def _text(self, text: str, line: int) -> str:
+    def _text(self, text: str, mark: _Mark | None) -> str:
         """JSON writes an emoji as two surrogates; a lone one is no character."""
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            self.refuse(line, "The text holds half a character (a lone surrogate).", "yaml-syntax", "Save the file as UTF-8.")
+            self.refuse(
+                mark, "The text holds half a character (a lone surrogate).", "yaml-syntax", "Save the file as UTF-8."
+            )
 
 
 def _checked_json(text: str, name: str, kind: type[UnisonoError]) -> str:
-    """A JSON file must be JSON, and not YAML that happens to be called so. Tabs between its parts become spaces (valid JSON
-    has none within text), because YAML does not allow them."""
+    """A JSON file must be JSON, and not YAML that happens to be called so. Tabs between its parts become spaces (valid
+    JSON has none within text), because YAML does not allow them."""
     try:
         json.loads(text)
     except json.JSONDecodeError as error:

@@ -21,105 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisono.errors import MappingError, StudyError
+from unisono.study.unit_tables import COMMON, METRIC, PREFIX, SINGLE, WORDS
 
 Values = NDArray[np.float64]
 
-_SINGLE = {
-    # time
-    "a": "year", "mo": "month", "wk": "week", "d": "day", "h": "hour", "min": "minute",
-    # imperial, with the short spellings of everyday use
-    "[lb_av]": "pound", "lb": "pound", "[oz_av]": "ounce", "[in_i]": "inch", "in": "inch", "[ft_i]": "foot", "ft": "foot",
-    # temperature (not mere factors), proportions, counts
-    "Cel": "degC", "degC": "degC", "[degF]": "degF", "degF": "degF", "%": "percent", "[ppth]": "permille",
-    "[ppm]": "ppm", "deg": "degree", "rad": "radian", "mmHg": "mmHg", "[Da]": "dalton",
-}  # fmt: skip
-"""Codes that take no prefix: UCUM code -> pint's name."""
-_METRIC = {
-    "m": "meter", "g": "gram", "s": "second", "L": "liter", "l": "liter", "mol": "mole", "K": "kelvin", "Pa": "pascal",
-    "bar": "bar", "N": "newton", "J": "joule", "W": "watt", "A": "ampere", "V": "volt", "Hz": "hertz", "cal": "calorie",
-    "U": "enzyme_unit", "kat": "katal", "[iU]": "arbitrary_unit", "IU": "arbitrary_unit", "Bq": "becquerel", "Gy": "gray",
-    "Sv": "sievert", "eV": "electron_volt", "m[Hg]": "mmHg * 1000", "m[H2O]": "cmH2O * 100",
-}  # fmt: skip
-"""Codes that take a metric prefix."""
-_PREFIX = {
-    "T": 12, "G": 9, "M": 6, "k": 3, "h": 2, "da": 1, "d": -1, "c": -2, "m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9, "p": -12, "f": -15,
-}  # fmt: skip
-_COMMON = [
-    "1",
-    "%",
-    "a",
-    "mo",
-    "wk",
-    "d",
-    "h",
-    "min",
-    "s",
-    "ms",
-    "kg",
-    "g",
-    "mg",
-    "ug",
-    "ng",
-    "pg",
-    "[lb_av]",
-    "lb",
-    "[oz_av]",
-    "m",
-    "cm",
-    "mm",
-    "um",
-    "[in_i]",
-    "in",
-    "[ft_i]",
-    "ft",
-    "L",
-    "dL",
-    "mL",
-    "uL",
-    "mol",
-    "mmol",
-    "umol",
-    "nmol",
-    "pmol",
-    "mmol/L",
-    "umol/L",
-    "nmol/L",
-    "pmol/L",
-    "mg/dL",
-    "g/dL",
-    "g/L",
-    "mg/L",
-    "ug/L",
-    "ng/mL",
-    "pg/mL",
-    "U/L",
-    "kU/L",
-    "[iU]/L",
-    "m[iU]/L",
-    "mm[Hg]",
-    "kPa",
-    "cm[H2O]",
-    "Cel",
-    "[degF]",
-    "K",
-    "kg/m2",
-    "m2",
-    "10*9/L",
-    "10*12/L",
-    "/min",
-    "mL/min",
-    "mL/min/1.73m2",
-    "L/min",
-    "mg/kg",
-    "mg/d",
-    "kcal/d",
-    "mg/g",
-    "mg/mmol",
-    "mmol/mol",
-    "Hz",
-    "Gy",
-]
-"""What a misspelt unit is compared with."""
 _ANNOTATION = re.compile(r"\{[^{}]*\}")
 _ANNOTATION_ALONE = re.compile(r"(^|[/.])\{[^{}]*\}")
 _POWER = re.compile(r"(.*?[^\d+-])([+-]?\d{1,2})?", re.DOTALL)
@@ -233,35 +138,25 @@ def _scale(code: str) -> _Scale:
     try:
         return _read(code)
     except _UnknownUnitError:
-        near = get_close_matches(code, _COMMON, 1, 0.5) or get_close_matches(code.lower(), _COMMON, 1, 0.5)
-        near = [_WORDS[code.lower()]] if code.lower() in _WORDS else near
+        near = get_close_matches(code, COMMON, 1, 0.5) or get_close_matches(code.lower(), COMMON, 1, 0.5)
+        near = [WORDS[code.lower()]] if code.lower() in WORDS else near
         raise StudyError(
             f"There is no unit {code[:40]!r}.",
             rule="known-units",
             remedy=(f"Did you mean {near[0]!r}? " if near else "")
-            + "Units are UCUM codes: 'a' years, 'mo' months, 'd' days, 'kg', 'cm', 'mm[Hg]', 'mmol/L', '%', '1' for none.",
+            + "Units are UCUM codes: 'a' years, 'mo' months, 'd' days, 'kg', 'cm', 'mm[Hg]', '%', '1' for none.",
         ) from None
 
 
-_WORDS = {
-    "year": "a", "years": "a", "yr": "a", "y": "a", "month": "mo", "months": "mo", "week": "wk", "weeks": "wk", "day": "d", "days": "d",
-    "hour": "h", "hours": "h", "hr": "h", "minute": "min", "minutes": "min", "sec": "s", "second": "s", "seconds": "s", "pound": "[lb_av]",
-    "pounds": "[lb_av]", "lbs": "[lb_av]", "inch": "[in_i]", "inches": "[in_i]", "feet": "[ft_i]", "percent": "%", "celsius": "Cel",
-    "fahrenheit": "[degF]", "c": "Cel", "f": "[degF]", "kilogram": "kg", "gram": "g", "meter": "m", "metre": "m", "liter": "L", "litre": "L",
-    "mmhg": "mm[Hg]", "none": "1", "bpm": "/min", "points": "1", "score": "1", "": "1",
-}  # fmt: skip
-"""Everyday words, so that the remedy names the code."""
-
-
 def _read(code: str) -> _Scale:
-    """``kg/m2``, ``mL/min/1.73m2``, ``10*9/L``, ``/min``, ``{score}``: factors joined by ``.`` and ``/``, left to right."""
+    """``kg/m2``, ``mL/min/1.73m2``, ``10*9/L``, ``/min``: factors joined by ``.`` and ``/``, left to right."""
     if not code or len(code) > 60:
         raise _UnknownUnitError
     bare = _ANNOTATION.sub(
         "", _ANNOTATION_ALONE.sub(r"\g<1>1", code)
     )  # what is in braces means nothing to a conversion
     if bare in ("Cel", "degC", "[degF]", "degF"):
-        return _temperature(_SINGLE[bare])
+        return _temperature(SINGLE[bare])
     parts = re.split(r"(/|(?<!\d)\.|\.(?!\d))", bare)
     quantity = _registry().Quantity(Fraction(1))
     if parts[0]:
@@ -275,7 +170,7 @@ def _read(code: str) -> _Scale:
 
 
 def _factor(text: str) -> Any:
-    """One factor: a number, a power of ten, or a unit with its exponent, perhaps with a number before it (``1.73m2``)."""
+    """One factor: a number, a power of ten, or a unit with its exponent, perhaps after a number (``1.73m2``)."""
     registry = _registry()
     if ten := _TEN.fullmatch(text):
         return registry.Quantity(Fraction(10) ** int(ten[1]))
@@ -292,12 +187,12 @@ def _factor(text: str) -> Any:
 
 def _atom(symbol: str) -> Any:
     registry = _registry()
-    if symbol in _SINGLE and _SINGLE[symbol] not in ("degC", "degF"):
-        return registry.Quantity(Fraction(1), _SINGLE[symbol])
+    if symbol in SINGLE and SINGLE[symbol] not in ("degC", "degF"):
+        return registry.Quantity(Fraction(1), SINGLE[symbol])
     for cut in (0, 1, 2):
         prefix, base = symbol[:cut], symbol[cut:]
-        if base in _METRIC and (not prefix or prefix in _PREFIX):
-            return registry.parse_expression(_METRIC[base]) * Fraction(10) ** _PREFIX.get(prefix, 0)
+        if base in METRIC and (not prefix or prefix in PREFIX):
+            return registry.parse_expression(METRIC[base]) * Fraction(10) ** PREFIX.get(prefix, 0)
     raise _UnknownUnitError
 
 
@@ -309,7 +204,7 @@ def _temperature(name: str) -> _Scale:
 
 
 def _dimension(quantity: Any) -> str:
-    """``[mass] / [length] ** 3``; ``a plain number`` without dimensions. One spelling for each dimension, whatever the order."""
+    """``[mass] / [length] ** 3``, or ``a plain number``. One spelling for each dimension, whatever the order."""
     powers = sorted(
         ((str(name), power) for name, power in quantity.dimensionality.items()), key=lambda item: (item[1] < 0, item[0])
     )

@@ -78,14 +78,13 @@ class EmbeddedExchange:
         analysis = _analysis_of(message)
         for key in ((site, message.phase, None), (site, message.phase, analysis)):
             self._counts[key] = self._counts.get(key, 0) + 1
-        due = [
+        return [
             f
             for f in self._faults
             if (f.site, f.phase) == (site, message.phase)
             and f.analysis in (None, analysis)
             and self._counts[site, message.phase, f.analysis] == f.occurrence
         ]
-        return due
 
     async def _strike(self, site: str, message: Message, faults: list[Fault]) -> None:
         for fault in faults:

@@ -80,11 +80,15 @@ def run_study(study: Study, data: Mapping[str, SiteData], out: Path, settings: S
     """Answer the study's analyses one after the other. An analysis that fails does not stop the others; a site or a study
     that cannot begin stops everything, with nothing lost."""
     if not data:
-        raise ParticipationError("No site was given.", rule="min_sites", remedy="Name sites with their data, three or more.")
+        raise ParticipationError(
+            "No site was given.", rule="min_sites", remedy="Name sites with their data, three or more."
+        )
     chosen = _chosen(study, settings.analyses)
     if settings.fresh:
         _forget(out, study)
-    with threadpool_limits(limits=1):  # a thread a site; a linear algebra library that adds its own makes sums depend on them
+    with threadpool_limits(
+        limits=1
+    ):  # a thread a site; a linear algebra library that adds its own makes sums depend on them
         hospital = _Hospitals(study, data, out, settings)
         events: list[Event] = []
         outcomes = {}
@@ -100,7 +104,9 @@ def _chosen(study: Study, names: Sequence[str] | None) -> list[str]:
     for name in names or ():
         if name not in study.analyses:
             raise StudyError(
-                f"The study has no analysis {name!r}.", rule="known-analyses", remedy=f"Its analyses are {', '.join(study.analyses)}."
+                f"The study has no analysis {name!r}.",
+                rule="known-analyses",
+                remedy=f"Its analyses are {', '.join(study.analyses)}.",
             )
     return list(names or study.analyses)
 
@@ -126,7 +132,9 @@ class _Hospitals:
     def _site(self, name: str) -> Site:
         home = self.homes[name]
         site = Site(name, home.path, home.identity(), self.settings.policy)
-        permit = home.permit(self.study, self.roster) or propose(self.study, self.roster, name, site.clock()).signed(site.identity)
+        permit = home.permit(self.study, self.roster) or propose(self.study, self.roster, name, site.clock()).signed(
+            site.identity
+        )
         home.keep(permit)
         site.admit(self.study, permit, self.roster, LocalWorker(self.study, self.snapshots[name], home.secret()))
         return site
@@ -147,7 +155,9 @@ class _Hospitals:
             observe(Event("analysis", analysis, name=build(self.study, analysis).name))
             question = Question(self.study, run, analysis)
             found, error = await _answered(
-                self.study, analysis, lambda: Federation(question, exchange, self.roster, journal, observer=observe, strict=strict)
+                self.study,
+                analysis,
+                lambda: Federation(question, exchange, self.roster, journal, observer=observe, strict=strict),
             )
             if found is not None and journal.last("finished") is None:
                 journal.write("finished", {"sites": list(found.sites)})

@@ -1,11 +1,11 @@
 """The exponential families of a GLM with their canonical links, and the bounds of what a site sums for each.
 
-McCullagh & Nelder, *Generalized Linear Models*, 2nd ed. (1989), sections 2.2-2.5. With a canonical link the observed and
-the expected information are the same, so iteratively reweighted least squares *is* Newton's method, and the
+McCullagh & Nelder, *Generalized Linear Models*, 2nd ed. (1989), sections 2.2-2.5. With a canonical link the observed
+and the expected information are the same, so iteratively reweighted least squares *is* Newton's method, and the
 log-likelihood is concave.
 
-Outcomes here are as the contributions see them: for the gaussian family scaled to [-1, 1] by the declared bounds, for the
-binomial 0/1, for the poisson counts.
+Outcomes here are as the contributions see them: for the gaussian family scaled to [-1, 1] by the declared bounds, for
+the binomial 0/1, for the poisson counts.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Vector = NDArray[np.float64]
 FamilyName = Literal["gaussian", "binomial", "poisson"]
 
 EXPECTED_CAP = 4.0
-"""A poisson site whose own expected count passes this many times everybody's observed count says so and adds nothing: at
-the maximum (where both totals are equal) that cannot be, so the Newton step was too long. It keeps the quantum fine."""
+"""A poisson site whose own expected count passes this many times everybody's observed count says so and adds nothing:
+at the maximum (where both totals are equal) that cannot be, so the step was too long. This keeps the quantum fine."""
 PEARSON_CAP = 65536.0
 """A site's Pearson chi-squared is summed up to this many times its weight (its expectation is about 1 a patient)."""
 

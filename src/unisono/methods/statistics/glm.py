@@ -1,8 +1,8 @@
 """Generalised linear models: linear, logistic and poisson regression, equal to the pooled fit.
 
-McCullagh & Nelder, *Generalized Linear Models*, 2nd ed. (1989). Canonical links; Newton's method on sums over hospitals of
-the score and the information. Numbers, standard errors, p-values (from the normal distribution, for every family) and
-log-likelihoods are those of statsmodels' ``GLM``; `weights` are its ``var_weights``.
+McCullagh & Nelder, *Generalized Linear Models*, 2nd ed. (1989). Canonical links; Newton's method on sums over hospitals
+of the score and the information. Coefficients, standard errors, p-values (from the normal distribution, for every
+family) and log-likelihoods are those of statsmodels' ``GLM``; `weights` are its ``var_weights``.
 
 What leaves a hospital, as part of a sum: once `totals` (how many patients, outcomes and weights), and a few times
 `normal_equations` (score, information, deviance at coefficients that everybody sees).
@@ -47,7 +47,7 @@ class GlmSpec(Spec):
 
     offset: a number variable added to the linear predictor. exposure: a positive number (person-time); its logarithm is
     the offset. weights: a positive number variable; a patient of weight 2 has half the variance.
-    ridge: the fit maximises ``log-likelihood - ridge/2 * sum(coefficient^2)`` in the study's units, the intercept left out.
+    ridge: the fit maximises ``log-likelihood - ridge/2 * sum(coefficient^2)`` in study units, the intercept left out.
     """
 
     outcome: str
@@ -92,7 +92,7 @@ class GlmSpec(Spec):
 
 @dataclass(frozen=True)
 class GlmData:
-    """One site's patients: z (n, q) scaled columns, the intercept first; y, offset and weight (n,) on the fitted scale."""
+    """One site's patients: z (n, q) scaled columns, the intercept first; y, offset, weight (n,) on the fitted scale."""
 
     z: Matrix
     y: Vector
@@ -105,9 +105,9 @@ class Totals:
     """Sums that do not depend on coefficients. y is scaled to [-1, 1] for the gaussian family.
 
     patients, events (): counts; events are patients with the outcome (binomial) or counted events (poisson), else 0.
-    held (k,): patients with each indicator of the design. weight, outcome, saturated, log_weight (): weighted sums of 1, y,
-    the log-likelihood of a perfect fit, and the sum of log weights. offset (): weighted sum of the offset
-    (poisson: of its exponential).
+    held (k,): patients with each indicator of the design. weight, outcome, saturated (): weighted sums of 1, y and the
+    log-likelihood of a perfect fit. offset (): weighted sum of the offset (poisson: of its exponential).
+    log_weight (): sum of the logarithms of the weights.
     """
 
     patients: NDArray[np.float64]
@@ -270,7 +270,7 @@ class GeneralisedLinearModel(Method[GlmSpec]):
         start = Climb(beta, await ask(beta), 0)
         null = await climb(ask, start, [0], np.zeros(self.q), names)
         glm_checks.varying(null.sums, self.spec, self.design)
-        fit = await climb(ask, null, range(self.q), self._penalty(), names)
+        fit = await climb(ask, null, range(self.q), self.penalty(), names)
         found, notes = estimates(self, totals, null, fit)
         return GlmResult(self.study, self.analysis, found, True, notes)
 
@@ -282,9 +282,9 @@ class GeneralisedLinearModel(Method[GlmSpec]):
         shift = float(totals.offset) / float(totals.weight)
         return (math.log(mean / (1 - mean)) if self.spec.family == "binomial" else mean) - shift
 
-    def _penalty(self) -> Vector:
-        """(q,) on the scaled columns: a coefficient in study units is ``outcome half-range * beta / half-range``, and the
-        gaussian log-likelihood (at dispersion 1) is in squared outcome half-ranges, which cancel."""
+    def penalty(self) -> Vector:
+        """(q,) on the scaled columns: a coefficient in study units is ``outcome half-range * beta / half-range``, and
+        the gaussian log-likelihood (at dispersion 1) is in squared outcome half-ranges, which cancel."""
         return np.array([0.0, *(self.spec.ridge / self.design.half**2)])
 
     @classmethod

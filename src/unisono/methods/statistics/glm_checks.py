@@ -1,5 +1,5 @@
-"""What a GLM cannot be fitted on, said before or instead of a meaningless number: constant outcomes and covariates, levels
-that too few patients hold, too many parameters."""
+"""What a GLM cannot be fitted on, said instead of a meaningless number: constant outcomes and covariates, levels that
+too few patients hold, too many parameters."""
 
 from __future__ import annotations
 
@@ -66,10 +66,11 @@ def enough(study: Study, outcome: str, family: FamilyName, design: Design, total
     """`MethodError` when patients, outcomes or the holders of a level are too few (on the opened totals)."""
     n, q = int(totals.patients), design.p + 1
     if q > PARAMETERS_PER_PATIENT * n:
+        needed = int(np.ceil(q / PARAMETERS_PER_PATIENT))
         raise MethodError(
             f"The model has {q} parameters, more than {PARAMETERS_PER_PATIENT:g} of the number of patients.",
             rule="parameters-against-patients",
-            remedy=f"Use fewer covariates or levels, or a cohort of at least {int(np.ceil(q / PARAMETERS_PER_PATIENT))} patients.",
+            remedy=f"Use fewer covariates or levels, or a cohort of at least {needed} patients.",
         )
     _enough_outcomes(study, outcome, family, n, int(totals.events))
     _enough_holders(study, design, n, totals)

@@ -53,8 +53,8 @@ class GlmResult(Result):
         rows = [
             {
                 "": row["name"],
-                family.ratio or "coefficient": say_number(row[value]),
-                percent: f"{say_number(row[low])} to {say_number(row[high])}",
+                family.ratio or "coefficient": say_number(row[value], _digits(row, family.ratio)),
+                percent: " to ".join(say_number(row[end], _digits(row, family.ratio)) for end in (low, high)),
                 "p": say_p(row["p"]).removeprefix("p ").removeprefix("= "),
             }
             for row in self.estimates["coefficients"]
@@ -66,16 +66,13 @@ class GlmResult(Result):
         row = self.estimates["coefficients"][1]
         family = FAMILIES[self.estimates["family"]]
         value, low, high = _columns_of(family.ratio)
-        interval = say_interval(row[low], row[high], self.estimates["confidence"])
-        way = direction(row["coef"])
-        outcome = self._label(self.estimates["outcome"])
-        quantity = {"gaussian": f"mean {outcome}", "binomial": f"odds of {outcome}", "poisson": f"rate of {outcome}"}[
-            family.name
-        ]
-        measure = family.ratio or "difference"
+        said = {"gaussian": "mean of {} was", "binomial": "odds of {} were", "poisson": "rate of {} was"}[family.name]
+        digits = _digits(row, family.ratio)
+        interval = say_interval(row[low], row[high], self.estimates["confidence"], digits)
+        found = f"{family.ratio or 'difference'} {say_number(row[value], digits)} ({interval}, {say_p(row['p'])})"
         return (
-            f"{self._contrast()} the {quantity} was {way}: {measure} {say_number(row[value])} ({interval}, {say_p(row['p'])})"
-            f"{self._adjusted()}, in {self.estimates['n']} patients."
+            f"{self._contrast()} the {said.format(self._label(self.estimates['outcome']))} {direction(row['coef'])}: "
+            f"{found}{self._adjusted()}, in {self.estimates['n']} patients."
         )
 
     def plot(self) -> Figure:
@@ -121,8 +118,12 @@ class GlmResult(Result):
 
     def _adjusted(self) -> str:
         terms = self._covariates()
-        others = [self._label(name) for name in variables_of(terms[1:]) if name not in variables_of(terms[:1])]
-        return f", adjusted for {say_list(others)}" if others else ""
+        first = variables_of(terms[:1])
+        others = [self._label(name) for name in variables_of(terms[1:]) if name not in first]
+        crossed = [name for term in terms[1:] if first[0] in variables_of([term]) for name in variables_of([term])]
+        where = [self._label(name) for name in dict.fromkeys(crossed) if name not in first]
+        adjusted = f", adjusted for {say_list(others)}" if others else ""
+        return adjusted + (f", at the reference (or 0) of {say_list(where)}" if where else "")
 
 
 def estimates(
@@ -143,7 +144,7 @@ def estimates(
             remedy="Leave out the covariate that is a copy of the outcome.",
         )
     dispersion = deviance / free if gaussian else 1.0
-    information = sums.information + np.diag(method._penalty())
+    information = sums.information + np.diag(method.penalty())
     spread = covariance(information, method.names) * (float(sums.deviance) / free if gaussian else 1.0)
     coefficients, spread = _study_units(method, fit.beta, spread)
     likelihood = _log_likelihood(method, totals, deviance)
@@ -218,6 +219,11 @@ def _exp(value: float) -> float | None:
     return math.exp(value) if value < 700 else None
 
 
+def _digits(row: dict[str, Any], ratio: str | None) -> int:
+    """A ratio for one unit of a number is often close to 1: ``1.004`` says more than ``1.00``."""
+    return 4 if ratio is not None and abs(row["coef"]) < 0.05 else 3
+
+
 def _columns_of(ratio: str | None) -> tuple[str, str, str]:
     return ("coef", "ci_low", "ci_high") if ratio is None else ("ratio", "ratio_low", "ratio_high")
 
@@ -226,14 +232,14 @@ def _notes(method: GeneralisedLinearModel, pearson: float | None, free: int) -> 
     notes = []
     if method.spec.ridge > 0:
         notes.append(
-            f"Coefficients are shrunk by a ridge penalty of {method.spec.ridge:g}: they are biased towards 0, and standard "
-            "errors, intervals and p-values are conditional on the penalty."
+            f"Coefficients are shrunk by a ridge penalty of {method.spec.ridge:g}: they are biased towards 0, and "
+            "standard errors, intervals and p-values are conditional on the penalty."
         )
     if pearson is None:
         notes.append("The Pearson chi-squared is not reported: a patient's outcome was far too unlikely under the fit.")
     elif method.family.name == "poisson" and pearson > 1.5 * free:
         notes.append(
-            f"The counts vary more than a poisson variable does (Pearson chi-squared / degrees of freedom = {pearson / free:.2f}): "
-            "standard errors are too small."
+            "The counts vary more than a poisson variable does (Pearson chi-squared / degrees of freedom = "
+            f"{pearson / free:.2f}): standard errors are too small."
         )
     return tuple(notes)

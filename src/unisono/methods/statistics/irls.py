@@ -1,4 +1,4 @@
-"""Newton's method on federated sums: climb a concave log-likelihood, halve steps that go down, and say why when it fails.
+"""Newton's method on federated sums: climb a concave log-likelihood, halve steps that go down, say why it fails.
 
 For a canonical GLM this is iteratively reweighted least squares (McCullagh & Nelder 1989, section 2.5). All columns are
 within [-1, 1] (`unisono.methods.design`), so coefficients here are *per half of the declared range*.
@@ -20,7 +20,7 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 LIMIT = 30.0
-"""Largest |coefficient| per half-range that sites are asked about; exp(30) is no odds ratio that a study could support."""
+"""Largest |coefficient| per half-range that sites are asked about; no study supports an odds ratio of exp(30)."""
 ITERATIONS = 30
 HALVINGS = 12
 NEAR = 1e-10
@@ -89,12 +89,12 @@ def _newton_step(at: Climb, index: NDArray[np.intp], penalty: Vector, names: Seq
     information = at.sums.information[np.ix_(index, index)] + np.diag(penalty[index])
     step = np.zeros(len(at.beta))
     try:
-        step[index] = solve_information(information, score, [names[k] for k in index])
+        step[index] = solve_information(information, score, [names[int(k)] for k in index])
     except MethodError as error:
         running = np.flatnonzero(np.abs(at.beta) > RUNAWAY / 2)
         if at.iterations == 0 or not running.size:
             raise
-        raise _separation([names[k] for k in running]) from error
+        raise _separation([names[int(k)] for k in running]) from error
     return step, float(score @ step[index])
 
 
@@ -120,7 +120,7 @@ def _longest(beta: Vector, step: Vector, names: Sequence[str]) -> float:
     if room.min() <= 1e-6:
         stuck = [name for name, r in zip(np.asarray(names)[moving], room, strict=True) if r <= 1e-6]
         raise MethodError(
-            f"The coefficient of {say_list(stuck)} leaves every sensible range (over {LIMIT:g} per half of the declared range).",
+            f"The coefficient of {say_list(stuck)} is out of range (over {LIMIT:g} per half of the declared range).",
             rule="declared-bounds",
             remedy="Declare min/max that are close to the values that really occur, for the covariate and the outcome; "
             "or it predicts the outcome perfectly: merge levels or leave it out.",
@@ -139,7 +139,7 @@ def _not_running(at: Climb, step: Vector, iteration: int, names: Sequence[str]) 
 
 def _separation(names: Sequence[str]) -> MethodError:
     return MethodError(
-        f"{say_list(names)} predicts the outcome perfectly for some patients (separation): there is no finite estimate.",
+        f"{say_list(names)} predicts the outcome perfectly for some patients (separation): no estimate is finite.",
         rule="separation",
         remedy="Merge rare levels, leave the covariate out, or set `ridge` above 0 to shrink the coefficients.",
     )

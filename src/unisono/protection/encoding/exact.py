@@ -92,7 +92,9 @@ def _within_bounds(name: str, leaf: Leaf, values: NDArray[np.float64]) -> None:
             remedy="The site abstains. Look for extreme values in the data, or for a fit that diverges.",
         )
     if leaf.integer:
-        outside = bool((np.abs(values) > min(float(np.max(leaf.bound)), _LIMIT - 1)).any()) or bool((values != np.rint(values)).any())
+        outside = bool((np.abs(values) > min(float(np.max(leaf.bound)), _LIMIT - 1)).any()) or bool(
+            (values != np.rint(values)).any()
+        )
     else:
         outside = bool((np.abs(values) > np.asarray(leaf.bound) * (1 + 1e-9)).any())
     if outside:

@@ -18,7 +18,7 @@ import numpy as np
 
 from unisono.errors import ProtocolError
 from unisono.protection.prg import Words, add_streams
-from unisono.protection.secagg.keys import PROTOCOL, Slot, public_of
+from unisono.protection.secagg.keys import PROTOCOL, Slot, private_key, public_of
 from unisono.protection.secagg.messages import (
     Advertise,
     KeyRoster,
@@ -43,7 +43,7 @@ class AggregatorSession:
     input's. `ProtocolError` if sites, roster and parameters do not fit together.
     """
 
-    def __init__(  # noqa: PLR0917  (seven things make a session, in the order of the words of the design)
+    def __init__(
         self,
         sites: Collection[str],
         roster: Roster,
@@ -158,7 +158,7 @@ class AggregatorSession:
     # Message D, unmasking
 
     def unmask_request(self) -> Unmask:
-        """Close the set of survivors, for ever, and ask for exactly it. `ProtocolError` if too few are left (rule 4)."""
+        """Close the set of survivors for ever, and ask for exactly it. `ProtocolError` if too few are left (rule 4)."""
         if self._survivors is None:
             if len(self._masked) < self.parameters.least_survivors:
                 raise ProtocolError(
@@ -214,7 +214,7 @@ class AggregatorSession:
             seed = self._rebuild_seed(derive, site)
             streams.append((derive.self_mask_seed(seed, site, self.ask_digest), -1))
         for gone in self.dropped:
-            secret = self._rebuild_mask_key(gone)
+            secret = private_key(self._rebuild_mask_key(gone))
             for site in self.survivors:
                 public = self._advertised[site].mask_key
                 pair = derive.pair_seed(secret, public, gone, site, self.ask_digest)

@@ -75,11 +75,11 @@ class Slot:
     slot: str
     transcript: str
 
-    def channel_key(self, secret: bytes, public: bytes, sender: str, receiver: str) -> bytes:
+    def channel_key(self, secret: X25519PrivateKey, public: bytes, sender: str, receiver: str) -> bytes:
         """The AES-256-GCM key for boxes from `sender` to `receiver`; both derive it, each from its own private key."""
         return _derive(agree(secret, public), "channel", self.run, self.slot, sender, receiver)
 
-    def pair_seed(self, secret: bytes, public: bytes, a: str, b: str, ask_digest: str) -> bytes:
+    def pair_seed(self, secret: X25519PrivateKey, public: bytes, a: str, b: str, ask_digest: str) -> bytes:
         """The seed of the mask that sites `a` and `b` share, in either order, for one ask."""
         first, second = sorted((a, b))
         info = ("pair", self.run, self.slot, self.transcript, first, second, ask_digest)
@@ -119,15 +119,20 @@ def nonce(entropy: Entropy) -> bytes:
     return entropy(_NONCE_BYTES)
 
 
+def private_key(secret: bytes) -> X25519PrivateKey:
+    """The key of 32 secret bytes, ready for use (making it costs as much as an agreement: make it once)."""
+    return X25519PrivateKey.from_private_bytes(secret)
+
+
 def public_of(secret: bytes) -> bytes:
     """The X25519 public key of a 32-byte private key."""
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+    return private_key(secret).public_key().public_bytes_raw()
 
 
-def agree(secret: bytes, public: bytes) -> bytes:
+def agree(secret: X25519PrivateKey, public: bytes) -> bytes:
     """The X25519 shared secret. `ProtocolError` for a public key of small order, with which nothing can be shared."""
     try:
-        return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
+        return secret.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         raise ProtocolError(
             "An advertised key is no usable X25519 key.",

@@ -16,7 +16,7 @@ import numpy as np
 
 from unisono.errors import ProtocolError
 from unisono.protection.prg import Entropy, Words, add_streams, system_entropy
-from unisono.protection.secagg.keys import Slot, SlotKeys, nonce
+from unisono.protection.secagg.keys import Slot, SlotKeys, nonce, private_key
 from unisono.protection.secagg.messages import (
     Advertise,
     KeyRoster,
@@ -52,7 +52,7 @@ class SiteSession:
     `ProtocolError` if these do not fit together.
     """
 
-    def __init__(  # noqa: PLR0917  (seven things make a session, in the order of the words of the design)
+    def __init__(
         self,
         me: str,
         identity: Identity,
@@ -110,9 +110,10 @@ class SiteSession:
         places = {site: x for x, site in enumerate(self.sites, 1)}
         of_mask = split(self._keys.mask, self.parameters.t, list(places.values()), self._entropy)
         of_seed = split(self._keys.self_seed, self.parameters.t, list(places.values()), self._entropy)
+        channel = private_key(self._keys.channel)
         boxes: dict[str, bytes] = {}
         for site in self._neighbours():
-            key = derive.channel_key(self._keys.channel, advertised[site].channel_key, self.me, site)
+            key = derive.channel_key(channel, advertised[site].channel_key, self.me, site)
             plain = of_mask[places[site]] + of_seed[places[site]]
             boxes[site] = derive.seal(key, nonce(self._entropy), plain, self.me, site)
         # A site keeps its own share of its own seed: with it, t of the n - drops survivors are enough.
@@ -137,9 +138,10 @@ class SiteSession:
             )
         mask_shares, seed_shares = self._opened(inbox)
         seeds = [(self._derive.self_mask_seed(self._keys.self_seed, self.me, ask_digest), 1)]
+        secret = private_key(self._keys.mask)
         for site in self._neighbours():
             public = self._advertised[site].mask_key
-            seed = self._derive.pair_seed(self._keys.mask, public, self.me, site, ask_digest)
+            seed = self._derive.pair_seed(secret, public, self.me, site, ask_digest)
             seeds.append((seed, pair_sign(self.me, site)))
         self.stage = Stage.MASKED
         self._mask_shares.update(mask_shares)
@@ -232,10 +234,11 @@ class SiteSession:
                 rule="sealed-inbox",
                 remedy="A site that is lost before its shares are out ends the attempt; start a new one without it.",
             )
+        channel = private_key(self._keys.channel)
         mask_shares: dict[str, bytes] = {}
         seed_shares: dict[str, bytes] = {}
         for site in self._neighbours():
-            key = self._derive.channel_key(self._keys.channel, self._advertised[site].channel_key, site, self.me)
+            key = self._derive.channel_key(channel, self._advertised[site].channel_key, site, self.me)
             plain = self._derive.unseal(key, inbox.boxes[site], site, self.me)
             mask_shares[site], seed_shares[site] = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
         return mask_shares, seed_shares
@@ -277,7 +280,7 @@ def check_sites(sites: Collection[str], roster: Roster, parameters: Parameters) 
     ordered = tuple(sorted(set(sites)))
     if len(ordered) != len(sites) or not set(ordered) <= set(roster) or len(ordered) != parameters.n:
         raise ProtocolError(
-            f"An attempt of {len(sites)} sites does not fit a roster of {len(roster)} and parameters for {parameters.n}.",
+            f"An attempt of {len(sites)} sites fits no roster of {len(roster)}, or parameters for {parameters.n}.",
             rule="pinned-roster",
             remedy="Only sites that the permit names take part, each once; parameters are derived for exactly these.",
         )

@@ -1,7 +1,7 @@
-"""From one column in a hospital's words to float64: numbers, codes and dates. Vectorised; pure; refuses what it cannot read.
+"""From one column in a hospital's words to float64: numbers, codes and dates. Pure, vectorised.
 
-Every function gives NaN (or NaT) for missing, and raises `ColumnError` with row positions where something is not what it
-should be. Text is compared after white space around it is removed.
+Every function gives NaN (or NaT) for missing, and raises `ColumnError` with row positions where something is not
+what it should be. Text is compared after white space around it is removed.
 """
 
 from __future__ import annotations
@@ -88,12 +88,18 @@ def numbers(column: Any, missing: Collection[str], decimal: str = ".") -> Values
     if kind == "nothing":
         return np.full(len(column), np.nan)
     if kind == "date":
-        raise ColumnError("holds dates, not numbers,", "numbers", "Use `between` or `years_between` for a time between two dates.")
+        raise ColumnError(
+            "holds dates, not numbers,", "numbers", "Use `between` or `years_between` for a time between two dates."
+        )
     values = _numbers_of_text(texts_of(column), missing, decimal) if kind == "text" else floats_of(column)
     infinite = np.isinf(values)
     if infinite.any():
-        raise ColumnError("is infinite", "numbers", "Correct these rows, or leave them empty.", np.flatnonzero(infinite))
-    return _without(values, [float(c.replace(",", ".") if decimal == "," else c) for c in missing if _is_number_in(c, decimal)])
+        raise ColumnError(
+            "is infinite", "numbers", "Correct these rows, or leave them empty.", np.flatnonzero(infinite)
+        )
+    return _without(
+        values, [float(c.replace(",", ".") if decimal == "," else c) for c in missing if _is_number_in(c, decimal)]
+    )
 
 
 def _is_number_in(text: str, decimal: str) -> bool:
@@ -139,9 +145,10 @@ def _not_numbers(texts: Any, decimal: str, said: str | None = None) -> NoReturn:
         return bool(pc.all(pc.match_substring_regex(offenders, regex)).as_py())
 
     if every(rf"^[+-]?\d+\{other}\d+([eE][+-]?\d+)?$"):
-        remedy = f"They are written with a decimal {'comma' if other == ',' else 'point'}: say `file: {{decimal: \"{other}\"}}` in the mapping."
+        mark = "comma" if other == "," else "point"
+        remedy = f'They are written with a decimal {mark}: say `file: {{decimal: "{other}"}}` in the mapping.'
     elif every(r"^[<>≤≥]"):
-        remedy = "They are limits of detection: write the value that the study agreed on for them, or list them under `missing`."
+        remedy = "They are limits of detection: write the value that the study agreed on, or list them under `missing`."
     elif every(r"^[+-]?\d{1,3}([., '’]\d{3})+([.,]\d+)?$"):
         remedy = "They have separators between thousands: export the numbers without them."
     else:
@@ -173,7 +180,9 @@ def distinct(column: Any) -> tuple[list[str | None], NDArray[np.int64], NDArray[
     encoded = pc.dictionary_encode(plain)
     if len(encoded.dictionary) > _MOST_DISTINCT_CODES:
         raise ColumnError(
-            f"has more than {_MOST_DISTINCT_CODES:,} different codes,", "known-codes", "Is this the right column? A code list is short."
+            f"has more than {_MOST_DISTINCT_CODES:,} different codes,",
+            "known-codes",
+            "Is this the right column? A code list is short.",
         )
     index: NDArray[np.int64] = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     counts = np.bincount(index[index >= 0], minlength=len(encoded.dictionary)).astype(np.int64)
@@ -182,14 +191,16 @@ def distinct(column: Any) -> tuple[list[str | None], NDArray[np.int64], NDArray[
 
 
 def coded(column: Any, meaning: Callable[[str], float | None], remedy: str) -> Values:
-    """(n,) what each code means: a number, NaN for missing; a code for which `meaning` gives None is unknown and refused."""
+    """(n,) what each code means: a number, or NaN for missing; a code whose `meaning` is None is refused."""
     codes, counts, index = distinct(column)
     means = [np.nan if code is None else meaning(code) for code in codes]
     unknown = [k for k, m in enumerate(means) if m is None]
     if unknown:
         rows = np.flatnonzero(np.isin(index, unknown))
         listed = vocabulary([(str(codes[k]), int(counts[k])) for k in unknown])
-        raise ColumnError(f"has {len(unknown)} unknown code{'s' if len(unknown) > 1 else ''} ({listed})", "known-codes", remedy, rows)
+        raise ColumnError(
+            f"has {len(unknown)} unknown code{'s' if len(unknown) > 1 else ''} ({listed})", "known-codes", remedy, rows
+        )
     lookup = np.array([*means, np.nan], np.float64)  # the last one is what index -1 finds
     return lookup[index]
 
@@ -224,12 +235,12 @@ def dates(column: Any, missing: Collection[str], date_format: str | None) -> Ins
             parsed = _date(text, date_format)
             bad[k] = parsed is None
             lookup[k] = np.datetime64(parsed, "s") if parsed else lookup[-1]
-    index = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+    index: NDArray[np.int64] = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
     if bad.any():
         raise ColumnError(
             f"holds text that is not a date in the format {date_format or 'YYYY-MM-DD'}",
             "dates",
-            "Say how dates are written with `date_format`, for example %d.%m.%Y, or list codes for unknown dates under `missing`.",
+            "Say how dates are written with `date_format`, as in %d.%m.%Y; list codes for unknown under `missing`.",
             np.flatnonzero(bad[index]),
         )
     return lookup[index]
@@ -238,14 +249,15 @@ def dates(column: Any, missing: Collection[str], date_format: str | None) -> Ins
 def _typed_dates(plain: Any, missing: Collection[str]) -> Instants:
     if pa.types.is_timestamp(plain.type) and plain.type.tz is not None:
         plain = pc.local_timestamp(plain)
-    instants: Instants = pc.cast(plain, pa.timestamp("s"), safe=False).to_numpy(zero_copy_only=False).astype("datetime64[s]")
+    seconds = pc.cast(plain, pa.timestamp("s"), safe=False).to_numpy(zero_copy_only=False)
+    instants: Instants = np.array(seconds, "datetime64[s]")
     days = instants.astype("datetime64[D]")
     for code in missing:
         try:
             hit = days == np.datetime64(date.fromisoformat(code), "D")
         except ValueError:
             continue
-        instants = np.where(hit, np.datetime64("NaT", "s"), instants)
+        instants[hit] = np.datetime64("NaT", "s")
     return instants
 
 
@@ -253,7 +265,7 @@ def _date(text: str, date_format: str | None) -> datetime | None:
     """The date, in local wall time; None if it is none."""
     try:
         if date_format is not None:
-            return datetime.strptime(text, date_format).replace(tzinfo=None)  # noqa: DTZ007 - hospitals write local time
+            return datetime.strptime(text, date_format).replace(tzinfo=None)
         if not re.match(r"^\d{4}-\d{2}-\d{2}", text):
             return None
         return datetime.fromisoformat(text).replace(tzinfo=None)
@@ -272,7 +284,10 @@ def days_between(start: Instants, to: Instants) -> Values:
 def completed_years(start: Instants, to: Instants) -> Values:
     """(n,) birthdays passed: the age that an integer variable means. NaN where a date is missing."""
     months = (to.astype("datetime64[M]") - start.astype("datetime64[M]")).astype(np.float64)
-    day_of = [(d.astype("datetime64[D]") - d.astype("datetime64[M]").astype("datetime64[D]")).astype(np.float64) for d in (start, to)]
+    day_of = [
+        (d.astype("datetime64[D]") - d.astype("datetime64[M]").astype("datetime64[D]")).astype(np.float64)
+        for d in (start, to)
+    ]
     years: Values = np.floor((months - (day_of[1] < day_of[0])) / 12.0)
     years[np.isnat(start) | np.isnat(to)] = np.nan
     return years

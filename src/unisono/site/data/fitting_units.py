@@ -37,12 +37,17 @@ class Fit:
 
 
 def fitting_units(values: NDArray[np.float64], variable: NumberVariable) -> list[Fit]:
-    """Every compatible usual unit with the share of `values` (n,) that it puts within bounds, the best first; the study's
-    own unit wins a tie. Empty where all values are missing."""
+    """Every compatible usual unit with the share of `values` (n,) that it puts within bounds, the best first.
+
+    The study's own unit wins a tie. Empty where all values are missing.
+    """
     known = values[~np.isnan(values)]
     if known.size == 0:
         return []
-    candidates = [variable.unit, *(u for family in _FAMILIES for u in family if u != variable.unit and units.compatible(u, variable.unit))]
+    candidates = [
+        variable.unit,
+        *(u for family in _FAMILIES for u in family if u != variable.unit and units.compatible(u, variable.unit)),
+    ]
     fits = []
     for unit in candidates:
         converted = units.convert(known, unit, variable.unit)

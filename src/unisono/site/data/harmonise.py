@@ -1,33 +1,34 @@
 """From a hospital's columns to the study's variables: units, codes, dates, bounds and the time grid, with a report.
 
-Every variable is read on its own and every problem is collected, so that one run tells a data steward all there is to mend.
-Messages name columns and row numbers, never a patient's value.
+Every variable is read on its own and every problem is collected, so that one run tells a data steward all there is to
+mend. Messages name columns and row numbers, never a patient's value.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from unisono.errors import UnisonoError
 from unisono.site.data import columns
 from unisono.site.data.columns import Values
 from unisono.site.data.fitting_units import suggestion
-from unisono.site.data.mapping import MISSING, FixedDate, Mapping, VariableMapping, observed
+from unisono.site.data.mapping import FixedDate, Mapping, VariableMapping
 from unisono.site.data.problems import ColumnError, DataProblem, DataProblems, rows_text
 from unisono.site.data.readers import Raw
 from unisono.site.data.validation import Validation, VariableReport
 from unisono.study import units
-from unisono.study.cohort import derive
+from unisono.study.cohort import derive_and_count, source_variables
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study, Variable
 from unisono.study.grid import GridRule, grids
 from unisono.study.table import Table
 
 _ROUNDING = 1e-9
-"""Relative error that a conversion of units may add: within it a value is still on its bound, and still a whole number."""
+"""Relative error that a conversion of units may add: within it a value is still on its bound, and still whole."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised
     problems: list[DataProblem] = _absent(raw, mapping, study)
     rules = grids(study)
     lost = {p.variable for p in problems}
-    for variable in observed(study):
+    for variable in source_variables(study):
         if variable in lost:
             continue
         try:
@@ -57,8 +58,8 @@ def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised
             problems.append(_problem(error, variable, mapping.entry(variable), raw))
     if problems:
         raise DataProblems.of(problems, raw.name)
-    table = derive(Table(made, raw.n), study)
-    table = _derived(table, raw, mapping, study, rules, reports)
+    table, outside = derive_and_count(Table(made, raw.n), study)
+    table = _derived(table, outside, study, rules, reports)
     ordered = {v: table[v] for v in study.variables}
     report = Validation(study.id, name, raw.name, raw.n, tuple(reports[v] for v in study.variables), raw.notes)
     return Harmonised(Table(ordered, raw.n), report)
@@ -67,7 +68,7 @@ def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised
 def _absent(raw: Raw, mapping: Mapping, study: Study) -> list[DataProblem]:
     """Columns that the mapping, or a variable's own name, asks for and that are not there."""
     problems = []
-    for variable in observed(study):
+    for variable in source_variables(study):
         for column in mapping.entry(variable).columns(variable):
             if column in raw.columns:
                 continue
@@ -79,14 +80,15 @@ def _absent(raw: Raw, mapping: Mapping, study: Study) -> list[DataProblem]:
                     variable,
                     f"There is no column {column!r} for the variable {variable!r}.",
                     "required-columns",
-                    (f"Did you mean the column {near!r}? " if near else "") + f"Say under `variables` of the mapping: {entry}.",
+                    (f"Did you mean the column {near!r}? " if near else "")
+                    + f"Say under `variables` of the mapping: {entry}.",
                 )
             )
     return problems
 
 
 def _problem(error: ColumnError, variable: str, entry: VariableMapping, raw: Raw) -> DataProblem:
-    said = entry.columns(variable)
+    said = (error.column,) if error.column else entry.columns(variable)
     names = f"column {said[0]!r}" if len(said) == 1 else f"columns {' and '.join(map(repr, said))}"
     where = ""
     if error.rows is not None:
@@ -96,19 +98,46 @@ def _problem(error: ColumnError, variable: str, entry: VariableMapping, raw: Raw
     return DataProblem(variable, f"The {names} for {variable!r} {what}{where}.", error.rule, error.remedy)
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What one observed variable is read from."""
+
+    raw: Raw
+    name: str
+    entry: VariableMapping
+    missing: frozenset[str]
+    date_format: str | None
+
+    @property
+    def column(self) -> Any:
+        """The Arrow column of a variable that has one."""
+        return self.raw.columns[self.entry.column or self.name]
+
+    def instants(self, point: str | FixedDate) -> columns.Instants:
+        """(n,) of a column of dates, or of a fixed date."""
+        if isinstance(point, FixedDate):
+            return columns.fixed(point.date, self.raw.n)
+        try:
+            return columns.dates(self.raw.columns[point], self.missing, self.date_format)
+        except ColumnError as error:
+            error.column = point
+            raise
+
+
 def _one(raw: Raw, mapping: Mapping, study: Study, name: str, rule: GridRule | None) -> tuple[Values, VariableReport]:
     """One observed variable, and its report."""
     variable, entry = study.variables[name], mapping.entry(name)
-    missing = {*mapping.missing, *entry.missing} - set(entry.codes or ())
+    missing = frozenset({*mapping.missing, *entry.missing} - set(entry.codes or ()))
+    reading = _Reading(raw, name, entry, missing, entry.date_format or mapping.date_format)
     if isinstance(variable, NumberVariable):
-        values, conversion = _number(raw, mapping, entry, name, variable, missing)
+        values, conversion = _number(reading, variable)
     else:
-        values, conversion = _coded(raw, entry, name, variable, missing)
+        values, conversion = _coded(reading, variable)
     if np.isnan(values).all():
-        raise ColumnError("is empty: every value is missing", "some-values", "Is this the right column, and are the codes under `missing` right?")
-    report = VariableReport(
-        name, variable.type, variable.unit if isinstance(variable, NumberVariable) else "", _source(entry, name), conversion, 0, 0
-    )
+        remedy = "Is this the right column, and are the codes under `missing` right?"
+        raise ColumnError("is empty: every value is missing", "some-values", remedy)
+    unit = variable.unit if isinstance(variable, NumberVariable) else ""
+    report = VariableReport(name, variable.type, unit, _source(entry, name), conversion, 0, 0)
     if isinstance(variable, NumberVariable):
         values, report = _within(values, report, entry, variable)
         values, report = _on_grid(values, report, rule)
@@ -130,38 +159,27 @@ def _source(entry: VariableMapping, name: str) -> str:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _number(
-    raw: Raw, mapping: Mapping, entry: VariableMapping, name: str, variable: NumberVariable, missing: set[str]
-) -> tuple[Values, str]:
+def _number(reading: _Reading, variable: NumberVariable) -> tuple[Values, str]:
     """(n,) in the study's unit, not yet held against the bounds, and what was done."""
+    entry = reading.entry
+    unit = entry.unit or variable.unit
+    conversion = "as it is" if unit == variable.unit else f"{unit} → {variable.unit}"
     if entry.dates is not None:
-        values, unit = _duration(raw, mapping, entry, variable, missing)
-        conversion = f"dates → {variable.unit}"
+        start, to = (reading.instants(point) for point in entry.dates)
+        birthdays = entry.years_between is not None and variable.type == "integer"
+        values, unit = (
+            (columns.completed_years(start, to), "a") if birthdays else (columns.days_between(start, to), "d")
+        )
+        conversion = "dates → birthdays" if birthdays else f"dates → {variable.unit}"
     elif entry.codes is not None:
         meanings = {code: np.nan if m is None else float(m) for code, m in entry.codes.items()}
-        values, conversion = columns.coded(raw.columns[entry.column or name], _lookup(meanings, missing), _ADD_CODES), "codes"
-        unit = entry.unit or variable.unit
+        values = columns.coded(reading.column, _lookup(meanings, reading.missing), _ADD_CODES)
+        conversion = "codes"
     else:
-        unit = entry.unit or variable.unit
-        values = columns.numbers(raw.columns[entry.column or name], missing, raw.file.decimal or ".")
-        conversion = "as it is" if unit == variable.unit else f"{unit} → {variable.unit}"
+        values = columns.numbers(reading.column, reading.missing, reading.raw.file.decimal or ".")
     converted = units.convert(values, unit, variable.unit)
     _plausible(values, converted, unit, variable)
-    if variable.type == "integer":
-        converted = _whole(converted)
-    return converted, conversion
-
-
-def _duration(raw: Raw, mapping: Mapping, entry: VariableMapping, variable: NumberVariable, missing: set[str]) -> tuple[Values, str]:
-    """(n,) between two dates, and its unit."""
-    assert entry.dates is not None
-    date_format = entry.date_format or mapping.date_format
-    start, to = (
-        columns.fixed(d.date, raw.n) if isinstance(d, FixedDate) else columns.dates(raw.columns[d], missing, date_format) for d in entry.dates
-    )
-    if entry.years_between is not None and variable.type == "integer":
-        return columns.completed_years(start, to), "a"
-    return columns.days_between(start, to), "d"
+    return _whole(converted) if variable.type == "integer" else converted, conversion
 
 
 def _whole(values: Values) -> Values:
@@ -187,7 +205,7 @@ def _outside(values: Values, variable: NumberVariable) -> np.ndarray[Any, np.dty
 
 
 def _plausible(values: Values, converted: Values, unit: str, variable: NumberVariable) -> None:
-    """Refuse a column most of which, its median included, is outside the declared bounds: its unit is probably wrong."""
+    """Refuse a column that is mostly outside the declared bounds, its median included: its unit is probably wrong."""
     outside = _outside(converted, variable)
     if outside is None:
         return
@@ -198,7 +216,7 @@ def _plausible(values: Values, converted: Values, unit: str, variable: NumberVar
         return
     better = suggestion(values, variable, unit)
     raise ColumnError(
-        f"is mostly ({share:.0%}) outside the declared bounds {variable.min:g} to {variable.max:g} {variable.unit}, read as {unit!r}; wrong units?",
+        f"is mostly ({share:.0%}) outside the declared bounds {_bounds(variable)} when read as {unit!r}; wrong units?",
         "plausible-units",
         f"The values would fit as {better!r}: say `unit: {better!r}` in the mapping if that is what they are."
         if better
@@ -206,7 +224,13 @@ def _plausible(values: Values, converted: Values, unit: str, variable: NumberVar
     )
 
 
-def _within(values: Values, report: VariableReport, entry: VariableMapping, variable: NumberVariable) -> tuple[Values, VariableReport]:
+def _bounds(variable: NumberVariable) -> str:
+    return f"{variable.min:g} to {variable.max:g} {variable.unit}"
+
+
+def _within(
+    values: Values, report: VariableReport, entry: VariableMapping, variable: NumberVariable
+) -> tuple[Values, VariableReport]:
     """Values outside the declared bounds refused, set to missing or moved to the bound, as the mapping says."""
     outside = _outside(values, variable)
     if outside is None:
@@ -216,7 +240,7 @@ def _within(values: Values, report: VariableReport, entry: VariableMapping, vari
         return np.clip(values, variable.min, variable.max), report
     if entry.outside == "refuse":
         raise ColumnError(
-            f"is outside the declared bounds {variable.min:g} to {variable.max:g} {variable.unit}",
+            f"is outside the declared bounds {_bounds(variable)}",
             "declared-bounds",
             "Correct these rows, or decide in the mapping: `outside: missing` or `outside: clamp`.",
             np.flatnonzero(outside),
@@ -224,7 +248,11 @@ def _within(values: Values, report: VariableReport, entry: VariableMapping, vari
     if entry.outside == "missing":
         values = np.where(outside, np.nan, values)
         if np.isnan(values).all():
-            raise ColumnError("is empty once values outside the bounds are set to missing", "some-values", "Is this the right column and unit?")
+            raise ColumnError(
+                "is empty once values outside the bounds are set to missing",
+                "some-values",
+                "Is this the right column and unit?",
+            )
     values = np.clip(values, variable.min, variable.max)
     return values, replace(report, outside=count, treatment="missing" if entry.outside == "missing" else "clamped")
 
@@ -245,75 +273,67 @@ def _on_grid(values: Values, report: VariableReport, rule: GridRule | None) -> t
 _ADD_CODES = "Add them under `codes` in the mapping with what each means (null for missing), or under `missing`."
 
 
-def _coded(raw: Raw, entry: VariableMapping, name: str, variable: Variable, missing: set[str]) -> tuple[Values, str]:
+def _coded(reading: _Reading, variable: Variable) -> tuple[Values, str]:
     """(n,) 0/1 of a boolean, level indices of a category."""
-    column = raw.columns[entry.column or name]
+    codes, missing = reading.entry.codes, reading.missing
+    conversion = "as it is" if codes is None else "codes"
     if isinstance(variable, CategoryVariable):
         levels = {level: float(k) for k, level in enumerate(variable.levels)}
-        meanings: dict[str, float] = levels
-        if entry.codes is not None:
-            meanings = {code: np.nan if m is None else levels[str(m)] for code, m in entry.codes.items()}
+        meanings = levels
+        if codes is not None:
+            meanings = {code: np.nan if m is None else levels[str(m)] for code, m in codes.items()}
         remedy = f"{_ADD_CODES} The levels are {', '.join(variable.levels)}."
-        missing = missing - set(meanings)
-        return columns.coded(column, _lookup(meanings, missing), remedy), "as it is" if entry.codes is None else "codes"
+        return columns.coded(reading.column, _lookup(meanings, missing), remedy), conversion
     assert isinstance(variable, BooleanVariable)
-    if entry.codes is not None:
-        meanings = {code: np.nan if m is None else float(m) for code, m in entry.codes.items()}
-        return columns.coded(column, _lookup(meanings, missing), _ADD_CODES), "codes"
-    if columns.kind_of(column) == "boolean":
-        return columns.floats_of(column), "as it is"
-    remedy = "Say what each code means, for example `codes: {yes: true, no: false}` (with `yes` and `no` in quotation marks)."
-    return columns.coded(column, _lookup(_YES_NO, missing, caseless=True), remedy), "as it is"
+    if codes is not None:
+        meanings = {code: np.nan if m is None else float(m) for code, m in codes.items()}
+        return columns.coded(reading.column, _lookup(meanings, missing), _ADD_CODES), conversion
+    if columns.kind_of(reading.column) == "boolean":
+        return columns.floats_of(reading.column), conversion
+    remedy = 'Say what each code means, for example `codes: {"yes": true, "no": false}`.'
+    return columns.coded(reading.column, _lookup(_YES_NO, missing, caseless=True), remedy), conversion
 
 
 _YES_NO = {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0}
 
 
-class _lookup:  # noqa: N801 - a function with a memory
+def _lookup(
+    meanings: dict[str, float], missing: frozenset[str], caseless: bool = False
+) -> Callable[[str], float | None]:
     """What a code means: as written, or, for a number with idle decimals (``1.0``), as the whole number."""
 
-    def __init__(self, meanings: dict[str, float], missing: set[str], caseless: bool = False) -> None:
-        self.meanings, self.missing, self.caseless = meanings, missing, caseless
-
-    def __call__(self, code: str) -> float | None:
-        if code in self.meanings:
-            return self.meanings[code]
-        if code in self.missing:
-            return np.nan
-        plain = code.casefold() if self.caseless else code
-        if columns.is_number(plain):
-            plain = columns.code_text(float(plain))
-            if plain in self.missing:
+    def meaning(code: str) -> float | None:
+        plain = code.casefold() if caseless else code
+        for spelling in (code, columns.code_text(float(plain)) if columns.is_number(plain) else plain):
+            if spelling in meanings:
+                return meanings[spelling]
+            if spelling in missing:
                 return np.nan
-        return self.meanings.get(plain)
+        return None
+
+    return meaning
 
 
 # --- derived variables -----------------------------------------------------------------------------------------------
 
 
 def _derived(
-    table: Table, raw: Raw, mapping: Mapping, study: Study, rules: dict[str, GridRule], reports: dict[str, VariableReport]
+    table: Table,
+    outside: AnyMapping[str, int],
+    study: Study,
+    rules: dict[str, GridRule],
+    reports: dict[str, VariableReport],
 ) -> Table:
-    """Derived variables held against their declared bounds and the grid, as observed ones are."""
+    """Derived variables on the grid and in the report; `outside` of each became missing when it was derived."""
     made = dict(table.columns)
-    problems: list[DataProblem] = []
     for name, variable in study.variables.items():
         if variable.derive is None:
             continue
         unit = variable.unit if isinstance(variable, NumberVariable) else ""
-        report = VariableReport(name, variable.type, unit, "derived", "by the study", 0, 0)
-        if isinstance(variable, NumberVariable):
-            try:
-                made[name], report = _within(made[name], report, mapping.entry(name), variable)
-            except ColumnError as error:
-                rows = rows_text(error.rows, raw.first_row) if error.rows is not None else ""
-                problems.append(DataProblem(name, f"The derived variable {name!r} {error.what} {rows}.".replace(" .", "."), error.rule, error.remedy))
-                continue
-            made[name], report = _on_grid(made[name], report, rules.get(name))
+        count = outside.get(name, 0)
+        report = VariableReport(
+            name, variable.type, unit, "the study", "derived", 0, 0, count, "missing" if count else ""
+        )
+        made[name], report = _on_grid(made[name], report, rules.get(name))
         reports[name] = _counted(made[name], report)
-    if problems:
-        raise DataProblems.of(problems, raw.name)
     return Table(made, table.n)
-
-
-__all__ = ["MISSING", "Harmonised", "UnisonoError", "harmonise"]

@@ -1,7 +1,7 @@
 """The mapping: how a hospital's own columns become a study's variables. It is written once and stays at the hospital.
 
-A variable without an entry is read from the column of its own name, in the study's unit and with the study's levels, so a
-file that already speaks the study's language needs no mapping at all.
+A variable without an entry is read from the column of its own name, in the study's unit and with the study's levels, so
+a file that already speaks the study's language needs no mapping at all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from unisono.study.cohort import source_variables
 from unisono.study.document import Study
 
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", ".")
@@ -64,7 +65,9 @@ def _encoding(name: str) -> str:
     try:
         "".encode(name)
     except (LookupError, ValueError):
-        raise ValueError(f"there is no text encoding {name!r}; usual ones are utf-8, cp1252, latin-1 and utf-16") from None
+        raise ValueError(
+            f"there is no text encoding {name!r}; usual ones are utf-8, cp1252, latin-1 and utf-16"
+        ) from None
     plain = name.lower().replace("_", "-")
     return "utf-8" if plain in {"utf-8", "utf8", "utf-8-sig"} else plain
 
@@ -116,7 +119,8 @@ class Between(Strict):
 class VariableMapping(Strict):
     """Where one variable comes from, and what has to be done to it.
 
-    column: the column (the variable's own name, if nothing is said). between, years_between: instead, a time between dates.
+    column: the column (the variable's own name, if nothing is said).
+    between, years_between: instead of a column, a time between dates.
     unit: the unit of the column, in UCUM (the study's, if nothing is said); of `between`, the unit it is counted in.
     codes: the column's codes and what each means (a level, true/false, a number, or null for missing).
     missing: further codes for missing. outside: what happens to values outside the study's declared bounds.
@@ -180,17 +184,14 @@ class Mapping(Strict):
 
     def columns(self, study: Study) -> set[str]:
         """Every column of the hospital's that the study needs."""
-        return {c for name in observed(study) for c in self.entry(name).columns(name)}
+        return {c for name in source_variables(study) for c in self.entry(name).columns(name)}
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: the same for any order of keys and any spelling of a default."""
-        text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(
+            self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def observed(study: Study) -> list[str]:
-    """The study's variables that come from a hospital's columns: all that are not derived."""
-    return [name for name, variable in study.variables.items() if variable.derive is None]
 
 
 def json_schema() -> dict[str, Any]:

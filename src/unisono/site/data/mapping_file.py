@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ class LocatedProblem:
     remedy: str
 
 
-class MappingProblems(MappingError):
+class MappingProblems(MappingError):  # noqa: N818 - several errors in one
     """Everything that is wrong with a mapping file, in one error; `problems` lists it."""
 
     def __init__(
@@ -56,17 +57,18 @@ class MappingProblems(MappingError):
 
 
 def load(source: Path | str | AnyMapping[str, Any] | Mapping | None, study: Study) -> Mapping:
-    """The mapping in a YAML file (a `str` is a path), a dict or a `Mapping`, checked against the study; None is the identity.
+    """The mapping in a YAML file (a `str` is a path), a dict or a `Mapping`, checked; None is the identity mapping.
 
     Raises `MappingProblems` with every problem and its line, or `MappingError` when the file cannot be read.
     """
-    name, line = "mapping", _no_line
+    name = "mapping"
+    line: Callable[[ProblemPath], int | None] = _no_line
     if source is None:
         source = Mapping()
     if isinstance(source, Path | str):
         path = Path(source)
         name = path.name
-        document = _parse(path)
+        document = strict_yaml.parse(_read(path), name, kind=MappingError)
         line = document.line
         source = document.value if document.value is not None else {}
         if not isinstance(source, dict) or source.get("unisono-mapping") is None:
@@ -77,22 +79,14 @@ def load(source: Path | str | AnyMapping[str, Any] | Mapping | None, study: Stud
                 where=name,
             )
     if isinstance(source, Mapping):
-        mapping, problems = source, []
+        mapping, problems = source, check(source, study)
     else:
-        mapping, problems = _validate(dict(source))
-    if not problems:
-        problems = check(mapping, study)
+        mapping, problems = _validate(dict(source), study)
     if problems:
-        raise MappingProblems.of([LocatedProblem(line(p.path), p.path, p.what, p.rule, p.remedy) for p in problems], name)
+        raise MappingProblems.of(
+            [LocatedProblem(line(p.path), p.path, p.what, p.rule, p.remedy) for p in problems], name
+        )
     return mapping
-
-
-def _parse(path: Path) -> strict_yaml.Document:
-    """The strict reader's document; its refusals are about this mapping, not about a study."""
-    try:
-        return strict_yaml.parse(_read(path), path.name)
-    except StudyError as error:
-        raise MappingError(error.what, rule=error.rule, remedy=error.remedy, where=error.where or path.name) from None
 
 
 def _no_line(_: ProblemPath) -> int | None:
@@ -102,10 +96,14 @@ def _no_line(_: ProblemPath) -> int | None:
 def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise MappingError(f"{path.name} is larger than 1 MiB.", rule="size-limits", remedy="Is this a mapping file?")
+            raise MappingError(
+                f"{path.name} is larger than 1 MiB.", rule="size-limits", remedy="Is this a mapping file?"
+            )
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise MappingError(f"{path.name} is not UTF-8 text.", rule="text-encoding", remedy="Save the mapping as UTF-8.") from None
+        raise MappingError(
+            f"{path.name} is not UTF-8 text.", rule="text-encoding", remedy="Save the mapping as UTF-8."
+        ) from None
     except OSError as error:
         raise MappingError(
             f"The mapping file {path.name} cannot be opened ({error.strerror or 'unknown reason'}).",
@@ -114,16 +112,18 @@ def _read(path: Path) -> str:
         ) from None
 
 
-def _validate(value: dict[str, Any]) -> tuple[Mapping, list[Problem]]:
+def _validate(value: dict[str, Any], study: Study) -> tuple[Mapping, list[Problem]]:
     try:
-        return Mapping.model_validate(value), []
+        mapping = Mapping.model_validate(value)
     except ValidationError as error:
         problems = from_pydantic(error, (), Mapping, value)
-        return Mapping(), [replace(p, remedy=p.remedy.replace("`unisono study schema`", "docs/mapping.md")) for p in problems]
+        told = [p.remedy.replace("`unisono study schema`", "docs/mapping.md") for p in problems]
+        return Mapping(), [replace(p, remedy=remedy) for p, remedy in zip(problems, told, strict=True)]
+    return mapping, check(mapping, study)
 
 
 def check(mapping: Mapping, study: Study) -> list[Problem]:
-    """What in a mapping does not fit the study: unknown variables, units of another dimension, codes for levels that are not there."""
+    """What in a mapping does not fit the study: unknown variables, units of another dimension, unknown levels."""
     problems: list[Problem] = []
     for name, entry in mapping.variables.items():
         here = ("variables", name)
@@ -133,15 +133,8 @@ def check(mapping: Mapping, study: Study) -> list[Problem]:
             continue
         variable = study.variables[name]
         if variable.derive is not None:
-            if entry.model_fields_set - {"outside"}:
-                problems.append(
-                    Problem(
-                        here,
-                        f"{name!r} is derived from other variables by the study, so it has no column.",
-                        "observed-variables",
-                        "Remove this entry (only `outside` may be said of a derived variable).",
-                    )
-                )
+            what = f"{name!r} is derived from other variables by the study, so it has no column."
+            problems.append(Problem(here, what, "observed-variables", "Remove this entry."))
             continue
         problems += _unit_problems(here, name, entry, variable) + _code_problems(here, name, entry, variable)
     return problems
@@ -149,32 +142,27 @@ def check(mapping: Mapping, study: Study) -> list[Problem]:
 
 def _unit_problems(here: ProblemPath, name: str, entry: VariableMapping, variable: Variable) -> list[Problem]:
     if not isinstance(variable, NumberVariable):
-        for key in ("unit", "between", "years_between", "outside"):
-            if key in entry.model_fields_set:
-                return [Problem((*here, key), f"{key} is for numbers, and {name!r} is a {variable.type}.", "types", f"Remove {key}.")]
-        return []
-    unit = entry.unit
-    key = "unit" if unit is not None else ("between" if entry.between else "years_between")
-    if entry.dates is not None and unit is None:
-        unit = "d"
-    if unit is None:
-        return []
+        keys = [k for k in ("unit", "between", "years_between", "outside") if k in entry.model_fields_set]
+        return [
+            Problem((*here, k), f"{k} is for numbers, and {name!r} is a {variable.type}.", "types", f"Remove {k}.")
+            for k in keys
+        ]
+    key = next(
+        k for k in ("unit", "between", "years_between", "column") if k == "column" or getattr(entry, k) is not None
+    )
+    unit = entry.unit or ("d" if entry.dates is not None else variable.unit)
     try:
         units.check_unit(unit)
     except StudyError as error:
         return [Problem((*here, key), error.what, error.rule, error.remedy)]
     if entry.dates is not None and not units.compatible(unit, "d"):
-        return [Problem((*here, key), f"A time between dates cannot be in {unit!r}.", "compatible-units", "Use d, wk, mo or a.")]
-    if not units.compatible(unit, variable.unit):
-        return [
-            Problem(
-                (*here, key),
-                f"{name!r} is in {variable.unit!r} in the study; {unit!r} cannot be converted to that.",
-                "compatible-units",
-                f"Write the unit of the hospital's column, one that measures the same as {variable.unit!r}.",
-            )
-        ]
-    return []
+        what, remedy = f"A time between dates cannot be in {unit!r}.", "Use d, wk, mo or a."
+    elif not units.compatible(unit, variable.unit):
+        what = f"{name!r} is in {variable.unit!r} in the study; {unit!r} cannot be converted to that."
+        remedy = f"Write the unit of the hospital's column, one that measures the same as {variable.unit!r}."
+    else:
+        return []
+    return [Problem((*here, key), what, "compatible-units", remedy)]
 
 
 def _code_problems(here: ProblemPath, name: str, entry: VariableMapping, variable: Variable) -> list[Problem]:
@@ -191,5 +179,12 @@ def _code_problems(here: ProblemPath, name: str, entry: VariableMapping, variabl
         if not fits:
             near = nearest(str(meaning), getattr(variable, "levels", []))
             remedy = f"Did you mean {near!r}?" if near else f"Write {expected}, or null for missing."
-            problems.append(Problem((*here, "codes", code), f"The code {code!r} of {name!r} must mean {expected}.", "known-levels", remedy))
+            problems.append(
+                Problem(
+                    (*here, "codes", code),
+                    f"The code {code!r} of {name!r} must mean {expected}.",
+                    "known-levels",
+                    remedy,
+                )
+            )
     return problems

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a hospital's data, in one error that names columns and row numbers and never a value."""
+"""Everything that is wrong with a hospital's data, in one error: it names columns and rows and never a value."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class DataProblem:
     remedy: str
 
 
-class DataProblems(DataError):
-    """All problems of one hospital's data; `problems` lists them. With a single one it reads like any other `DataError`."""
+class DataProblems(DataError):  # noqa: N818 - several errors in one
+    """All problems of one hospital's data, listed in `problems`; a single one reads like any other `DataError`."""
 
     def __init__(
         self, what: str, *, rule: str, remedy: str, where: str | None = None, problems: tuple[DataProblem, ...] = ()
@@ -52,11 +52,13 @@ class ColumnError(Exception):
     """A column that cannot be read as its variable; `harmonise` makes it a `DataProblem`. Never leaves this package.
 
     what: goes on after "The column 'X' "; rows: positions (from 0) of the rows it is about, in order.
+    column: which column it is, where a variable is made of two.
     """
 
     def __init__(self, what: str, rule: str, remedy: str, rows: NDArray[np.intp] | None = None) -> None:
         super().__init__(what)
         self.what, self.rule, self.remedy, self.rows = what, rule, remedy, rows
+        self.column: str | None = None
 
 
 def rows_text(rows: NDArray[np.intp], first_row: int) -> str:

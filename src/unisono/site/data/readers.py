@@ -1,7 +1,8 @@
 """Reading a hospital's rows: CSV, Parquet, a pandas DataFrame or a pyarrow Table, still in the hospital's own words.
 
-A CSV is read as text, column by column, and nothing in it is guessed at here: `harmonise` turns text into numbers, codes and
-dates by the mapping. Numeric columns of Parquet files and DataFrames stay numbers throughout. Only wanted columns are read.
+A CSV is read as text, column by column, and no value is guessed at here: `harmonise` turns text into numbers, codes and
+dates by the mapping. Numeric columns of Parquet files and DataFrames stay numbers throughout. Only wanted columns are
+read.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import contextlib
 import csv
 import re
 import stat
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -39,7 +41,8 @@ _MARKS = (
 )
 _PARQUET_MAGIC = b"PAR1"
 
-Source = Path | str | pd.DataFrame | pa.Table
+Source: TypeAlias = Path | str | pd.DataFrame | Any
+"""A file's path, a DataFrame, or a pyarrow Table (which mypy sees as Any)."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,10 @@ class Raw:
         return [int(i) + self.first_row for i in index]
 
 
-def read(source: Source, file: FileFormat | None = None, wanted: Collection[str] | None = None, name: str | None = None) -> Raw:
-    """The `wanted` columns that exist (all, if None). `DataError` when the source cannot be read as a table with rows."""
+def read(
+    source: Source, file: FileFormat | None = None, wanted: Collection[str] | None = None, name: str | None = None
+) -> Raw:
+    """The `wanted` columns that exist (all, if None). `DataError` if the source cannot be read as a table with rows."""
     file = file or FileFormat()
     if isinstance(source, pd.DataFrame):
         return _frame(source, wanted, name or "the DataFrame")
@@ -86,7 +91,9 @@ def _check_file(path: Path, name: str) -> int:
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
-            raise DataError(f"{name} is not a file.", rule="readable-file", remedy="Give the path of one CSV or Parquet file.")
+            raise DataError(
+                f"{name} is not a file.", rule="readable-file", remedy="Give the path of one CSV or Parquet file."
+            )
         with path.open("rb"):
             pass
     except OSError as error:
@@ -106,7 +113,11 @@ def _format_of(path: Path) -> Literal["csv", "parquet"]:
 
 
 def _no_rows(name: str, what: str = "has no rows") -> NoReturn:
-    raise DataError(f"{name} {what}.", rule="some-rows", remedy="Export again; the file needs one header line and one row per patient.")
+    raise DataError(
+        f"{name} {what}.",
+        rule="some-rows",
+        remedy="Export again; the file needs one header line and one row per patient.",
+    )
 
 
 def _check_rows(n: int, name: str) -> None:
@@ -121,15 +132,14 @@ def _check_rows(n: int, name: str) -> None:
 
 
 def _distinct(names: Sequence[str], name: str) -> tuple[str, ...]:
-    """The column names, refused when two are the same (a column without a name may be there often, it cannot be asked for)."""
+    """The column names, refused when two are the same (columns without a name cannot be asked for and do no harm)."""
     if len(names) > MAX_COLUMNS:
         raise DataError(
             f"{name} has {len(names):,} columns; at most {MAX_COLUMNS:,} are read.",
             rule="size-limits",
             remedy="Export only the columns that the study needs.",
         )
-    seen: set[str] = set()
-    twice = list(dict.fromkeys(n for n in names if n and (n in seen or seen.add(n))))  # type: ignore[func-returns-value]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise DataError(
             f"{name} has more than one column called {', '.join(map(repr, twice[:5]))}.",
@@ -197,7 +207,7 @@ def _not_encoded(encoding: str, name: str) -> NoReturn:
     raise DataError(
         f"{name} is not {encoding.upper()} text.",
         rule="text-encoding",
-        remedy=f"Write the file's encoding into the mapping, for example `file: {{encoding: {other}}}`, or export it as UTF-8.",
+        remedy=f"Say the encoding in the mapping, for example `file: {{encoding: {other}}}`, or export it as UTF-8.",
     )
 
 
@@ -224,7 +234,7 @@ def _rows_of(sample: str, delimiter: str, at_most: int = 200) -> list[list[str]]
 
 
 def sniff_delimiter(sample: str) -> str:
-    """The delimiter that gives the first rows the most columns, the same number in nearly every row; ',' for a single column."""
+    """The delimiter that splits the first rows into the most columns, as many in nearly every row; else a comma."""
     best, most = ",", (0.0, 1)
     for delimiter in _DELIMITERS:
         rows = _rows_of(sample, delimiter)
@@ -275,7 +285,7 @@ def _balanced_quotes(path: Path, encoding: str, name: str) -> None:
         raise DataError(
             f"{name} has a quotation mark that is never closed.",
             rule="closed-quotes",
-            remedy='Find the text field with a single " and double it (""), or export the file again without that field.',
+            remedy='Find the text field with a single " and double it (""), or export the file without that field.',
         )
 
 
@@ -291,12 +301,15 @@ def _parse(path: Path, file: FileFormat, header: list[str], columns: list[str], 
     with contextlib.suppress(pa.ArrowInvalid):
         _arrow_csv(path, file, header, columns, ragged)
     if ragged:
-        shown = ", ".join(str(row) for row, _ in ragged[:5]) + (f" and {len(ragged) - 5} more" if len(ragged) > 5 else "")
+        shown = ", ".join(str(row) for row, _ in ragged[:5]) + (
+            f" and {len(ragged) - 5} more" if len(ragged) > 5 else ""
+        )
+        first, fields = ragged[0]
         raise DataError(
             f"{name} has rows with another number of fields than its {len(header)} columns: "
-            f"row{'s' if len(ragged) > 1 else ''} {shown} (the header is row 1; row {ragged[0][0]} has {ragged[0][1]} fields).",
+            f"row{'s' if len(ragged) > 1 else ''} {shown} (the header is row 1; row {first} has {fields} fields).",
             rule="rectangular-table",
-            remedy=f"Put fields that contain the delimiter {file.delimiter!r} in quotation marks, or correct the delimiter in the mapping.",
+            remedy=f"Quote fields that contain {file.delimiter!r}, or correct the delimiter in the mapping.",
         )
     raise DataError(
         f"{name} cannot be read as a CSV with delimiter {file.delimiter!r}.",
@@ -305,7 +318,9 @@ def _parse(path: Path, file: FileFormat, header: list[str], columns: list[str], 
     )
 
 
-def _arrow_csv(path: Path, file: FileFormat, header: list[str], columns: list[str], ragged: list[tuple[int, int]] | None = None) -> Any:
+def _arrow_csv(
+    path: Path, file: FileFormat, header: list[str], columns: list[str], ragged: list[tuple[int, int]] | None = None
+) -> Any:
     def skip(row: Any) -> str:
         assert ragged is not None
         ragged.append((row.number, row.actual_columns))
@@ -316,7 +331,9 @@ def _arrow_csv(path: Path, file: FileFormat, header: list[str], columns: list[st
     return pyarrow.csv.read_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(
-            use_threads=ragged is None, encoding="utf8" if file.encoding == "utf-8" else file.encoding, block_size=_BLOCK_BYTES
+            use_threads=ragged is None,
+            encoding="utf8" if file.encoding == "utf-8" else file.encoding,
+            block_size=_BLOCK_BYTES,
         ),
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=file.delimiter,

@@ -1,6 +1,6 @@
-"""The report on a hospital's data: what was read, converted, rounded and left out, variable by variable. It stays at the hospital.
+"""The report on a hospital's data: what was read, converted, rounded and left out, variable by variable.
 
-It holds counts and no values, but counts of one hospital are the hospital's own: nothing here is ever sent.
+It holds counts and no values, but one hospital's counts are its own: the report stays at the hospital.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class VariableReport:
 
     source: where it came from, in words; conversion: what was done to it (``lb → kg``, ``codes``, ``as it is``).
     n: patients with a value; missing: without one, those set to missing for being out of bounds included.
-    outside: values outside the declared bounds, and `treatment` what was done to them (``missing``, ``clamped`` or empty).
+    outside: values outside the declared bounds; treatment: what was done to them (``missing``, ``clamped`` or nothing).
     moved: values that rounding to the grid changed; largest_move: by how much at most, in `unit`.
     """
 
@@ -59,15 +59,27 @@ class Validation:
     def from_dict(data: Mapping[str, Any]) -> Validation:
         """The report that `to_dict` wrote."""
         return Validation(
-            **{**data, "variables": tuple(VariableReport(**v) for v in data["variables"]), "notes": tuple(data["notes"])}
+            **{
+                **data,
+                "variables": tuple(VariableReport(**v) for v in data["variables"]),
+                "notes": tuple(data["notes"]),
+            }
         )
 
     def table(self) -> RichTable:
         """The report as a rich table, for a terminal."""
         table = RichTable(
-            title=f"{self.site}: {self.rows:,} rows of {self.source}", caption="This report stays at the hospital.", title_justify="left"
+            title=f"{self.site}: {self.rows:,} rows of {self.source}",
+            caption="This report stays at the hospital.",
+            title_justify="left",
         )
-        for heading, justify in (("variable", "left"), ("from", "left"), ("conversion", "left"), ("known", "right"), ("missing", "right")):
+        for heading, justify in (
+            ("variable", "left"),
+            ("from", "left"),
+            ("conversion", "left"),
+            ("known", "right"),
+            ("missing", "right"),
+        ):
             table.add_column(heading, justify=justify)  # type: ignore[arg-type]
         table.add_column("out of bounds", justify="right")
         table.add_column("moved to grid", justify="right")

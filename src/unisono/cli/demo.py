@@ -1,0 +1,55 @@
+"""`unisono demo`: the main job on real data, in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unisono.api import run as run_study
+from unisono.cli.console import out as console
+from unisono.cli.progress import LiveProgress
+from unisono.cli.run import NOT_PROTECTED, show
+from unisono.cli.sites import parse_sites
+from unisono.demo import lung
+from unisono.demo.pooled import compare
+from unisono.engines.embedded.run import Settings
+from unisono.errors import StudyError
+from unisono.report.files import write
+from unisono.report.terminal import comparison_table
+
+DEMOS = ("lung",)
+
+
+def demo(
+    name: Annotated[str, typer.Argument(help=f"Which one: {', '.join(DEMOS)}.")] = "lung",
+    out: Annotated[Path, typer.Option("--out", help="Where to leave data, studies, results and the report.")] = Path(
+        "unisono-demo"
+    ),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier demo's results in that folder.")] = False,
+) -> None:
+    """Four hospitals answer a survival study on the NCCTG lung trial; one loses its link after masking, one before.
+
+    [bold]Example[/]: unisono demo --out my-demo
+    """
+    if name not in DEMOS:
+        raise StudyError(f"There is no demo {name!r}.", rule="known-demos", remedy=f"There are: {', '.join(DEMOS)}.")
+    written = lung.write(out)
+    console.print(
+        f"[bold]Do women with advanced lung cancer live longer than men?[/] Four hospitals, {len(written.data)} dialects, one answer."
+    )
+    console.print(f"[dim]{NOT_PROTECTED}[/]\n")
+    with LiveProgress(console) as progress:
+        settings = Settings(faults=lung.FAULTS, observer=progress.observe, fresh=fresh)
+        answered = run_study(written.study, parse_sites([], written.sites), out=out, settings=settings)
+    show(answered, out)
+    answers = {name: o.answer.result for name, o in answered.completed.outcomes.items() if o.answer is not None}
+    comparison = compare(answers, answered.completed.snapshots)
+    write(answered.completed, comparison)
+    console.print(comparison_table(comparison))
+    console.print(f"\nRead [bold]{out}/report.html[/]. Check it without any patient: [bold]unisono verify {out}[/]")
+    console.print("To run the same study again yourself (without the demo's faults):")
+    console.print(f"  [bold]unisono run {written.study} --sites {written.sites} --out {out}-again[/]", soft_wrap=True)
+    if answered.errors:
+        raise typer.Exit(1)

@@ -1,0 +1,75 @@
+"""`unisono`: the commands, and the one place where errors become words and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import click
+import typer
+
+from unisono import __version__
+from unisono.cli import demo, methods, report, run, site, study, verify
+from unisono.cli.console import errors
+from unisono.errors import UnisonoError
+from unisono.report.terminal import error_panel
+
+app = typer.Typer(
+    help="Federated learning for hospitals in which only sums leave a hospital.\n\nBegin with: unisono demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(study.app, name="study")
+app.add_typer(site.app, name="site")
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("report")(report.report)
+app.command("verify")(verify.verify)
+app.command("methods")(methods.methods)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    """Federated learning for hospitals in which only sums leave a hospital."""
+    if show:
+        typer.echo(f"unisono {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The entry point. Exit codes: 0 done, 1 refused or failed with a reason, 2 wrong usage, 130 interrupted."""
+    try:
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        errors.print("\nStopped. Everything opened so far is kept: the same command goes on where it stopped.")
+        sys.exit(130)
+    except UnisonoError as error:
+        errors.print(error_panel(error))
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001  (the last resort: a fault of ours, told without a traceback)
+        errors.print(f"A fault in Unisono itself ({type(error).__name__}). Nothing was sent because of it.")
+        errors.print(
+            f"The place in the code is in {_fault_file()}; please report it, after checking that it shows no data."
+        )
+        sys.exit(70)
+
+
+def _fault_file() -> Path:
+    handle, name = tempfile.mkstemp(prefix="unisono-fault-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write("".join(traceback.format_tb(sys.exc_info()[2])))  # places only: the message could hold a value
+    return Path(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""`unisono methods`: what a study may name."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from unisono.cli.console import out as console
+from unisono.methods.registry import methods as installed
+
+
+def methods() -> None:
+    """List the installed methods.
+
+    [bold]Example[/]: unisono methods
+    """
+    table = Table("method", "version", "what it answers", "parameters", box=None, header_style="bold")
+    for name, cls in installed().items():
+        summary = (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+        table.add_row(name, str(cls.version), " ".join(summary.split()), ", ".join(cls.spec_type.model_fields))
+    console.print(table)

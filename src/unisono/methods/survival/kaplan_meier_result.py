@@ -1,0 +1,113 @@
+"""What a Kaplan-Meier analysis found: curves by group, medians, survival at chosen times, the log-rank test, the figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from unisono.methods.base import Result
+from unisono.methods.figures import COLOURS, INK, new_figure
+from unisono.methods.wording import say_interval, say_number, say_p
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class KaplanMeierResult(Result):
+    """`estimates`: n, events, by, time, confidence, groups, at_risk_times, logrank (see docs/methods/kaplan-meier.md)."""
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """The groups that have a curve."""
+        return [g for g in self.estimates["groups"] if g["curve"]["time"]]
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """Tidy: one row for each group and shown time, with survival, its limits and the number at risk."""
+        parts = [pd.DataFrame({"group": g["name"], **g["curve"]}) for g in self.shown]
+        columns = ["group", "time", "survival", "low", "high", "at_risk"]
+        return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+    def at(self) -> pd.DataFrame:
+        """One row for each group and each time of `at`."""
+        rows = [{"group": g["name"], **row} for g in self.estimates["groups"] for row in g["at"]]
+        return pd.DataFrame(rows, columns=["group", "time", "survival", "low", "high", "at_risk"])
+
+    def summary(self) -> pd.DataFrame:
+        """One row a group: patients, events, median survival with its limits, median follow-up."""
+        keys = ["n", "events", "median", "median_low", "median_high", "follow_up_median"]
+        rows = [[g[key] for key in keys] for g in self.estimates["groups"]]
+        names = [g["name"] for g in self.estimates["groups"]]
+        return pd.DataFrame(rows, index=pd.Index(names, name=self.estimates["by"] or "group"), columns=keys)
+
+    def headline(self) -> str:
+        """Median survival of each group with its interval, and the log-rank test."""
+        by = self.estimates["by"]
+        parts = [self._median(g, f" for {by} {g['name']}" if by else "") for g in self.estimates["groups"] if g["n"]]
+        text = "; ".join(parts)
+        test = self.estimates["logrank"]
+        return f"Median {self._label}: {text}" + (f"; log-rank {say_p(test['p'])}." if test else ".")
+
+    @property
+    def _label(self) -> str:
+        name = self.estimates["time"]["variable"]
+        return self.study.variables[name].label or name
+
+    def _median(self, group: dict[str, Any], who: str) -> str:
+        if group["median"] is None:
+            return f"not reached in what may be shown{who}"
+        unit = self.estimates["time"]["unit"]
+        value = f"{say_number(group['median'])} {unit}{who}"
+        low, high = group["median_low"], group["median_high"]
+        percent = f"{100 * self.estimates['confidence']:.10g}"
+        if low is not None and high is not None:
+            return f"{value} ({say_interval(low, high, self.estimates['confidence'])})"
+        return f"{value} ({percent}% CI from {say_number(low)}, upper limit not reached)" if low is not None else value
+
+    def plot(self) -> Figure:
+        """Curves with pointwise bands, and the numbers at risk below the axis."""
+        groups = self.shown
+        height = 0.5 + 0.28 * max(len(groups), 1)
+        figure, (main, below) = new_figure(7.0, 3.8 + height, 2, (3.8, height))
+        for group, colour in zip(groups, COLOURS * (1 + len(groups) // len(COLOURS)), strict=False):
+            _draw(main, group, colour)
+        unit = self.estimates["time"]["unit"]
+        main.set_ylim(0, 1.02)
+        main.set_xlim(left=0)
+        main.set_ylabel("Probability of no event")
+        main.set_xlabel(f"{self._label} ({unit})")
+        if len(groups) > 1:
+            main.legend(frameon=False, title=self.estimates["by"])
+        test = self.estimates["logrank"]
+        if test:
+            main.text(0.02, 0.04, f"Log-rank {say_p(test['p'])}", transform=main.transAxes, color=INK, fontsize=9)
+        self._numbers(below, main, groups)
+        return figure
+
+    def _numbers(self, below: Axes, main: Axes, groups: list[dict[str, Any]]) -> None:
+        times = self.estimates["at_risk_times"]
+        main.set_xticks(times)
+        below.set_xlim(main.get_xlim())
+        below.set_ylim(len(groups) - 0.5, -0.5)
+        below.set_yticks(range(len(groups)), [g["name"] for g in groups])
+        below.set_xticks([])
+        below.set_title("Number at risk", loc="left", fontsize=9, color=INK)
+        below.spines[["left", "bottom"]].set_visible(False)
+        below.tick_params(length=0)
+        for y, group in enumerate(groups):
+            for time, n in zip(times, group["at_risk"], strict=True):
+                below.text(time, y, "–" if n is None else str(n), ha="center", va="center", fontsize=9, color=INK)
+
+
+def _draw(ax: Axes, group: dict[str, Any], colour: str) -> None:
+    curve = group["curve"]
+    start = ([], []) if curve["time"][0] == 0 else ([0.0], [1.0])
+    time = [*start[0], *curve["time"]]
+    ax.step(time, [*start[1], *curve["survival"]], where="post", color=colour, label=group["name"], linewidth=1.6)
+    low = [*start[1], *(s if x is None else x for x, s in zip(curve["low"], curve["survival"], strict=True))]
+    high = [*start[1], *(s if x is None else x for x, s in zip(curve["high"], curve["survival"], strict=True))]
+    ax.fill_between(time, low, high, step="post", color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,99 @@
+"""Which grid times of a curve may be written: no step of it may belong to fewer than `min_count` patients.
+
+The estimates are computed on the full grid; this decides, on the opened totals, at which of its times they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.protection.disclosure import release_points
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One curve's opened totals. changes: (k,) events plus censorings. at_risk: (k,) just before each grid time."""
+
+    changes: Float
+    at_risk: Float
+    min_count: int
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """[begin, end): the grid times with enough patients at risk, without the tail after them."""
+        enough = np.flatnonzero(self.at_risk >= self.min_count)
+        if not enough.size:
+            return 0, 0
+        begin = int(enough[0])
+        small = np.flatnonzero(self.at_risk[begin:] < self.min_count)
+        return begin, begin + int(small[0]) if small.size else len(self.at_risk)
+
+    def holds(self, k: int | None) -> bool:
+        """Whether one time (a median) may be shown: enough patients were still at risk there."""
+        begin, end = self.span
+        return k is not None and begin <= k < end
+
+    def between(self, i: int, j: int, *, none_too: bool) -> bool:
+        """Whether i and j may be neighbours in what is shown: enough patients changed in (i, j], and the numbers at risk
+        of the two differ by as many, so that neither subtraction isolates a few. `none_too`: nobody at all is as good
+        (only where the two times were fixed by the study and not by the data)."""
+        changed = float(self.changes[i + 1 : j + 1].sum())
+        left = float(self.changes[max(i, 0) : j].sum())
+        return all(x >= self.min_count or (none_too and x == 0) for x in (changed, left))
+
+
+def shown(counts: Counts, wanted: Iterable[int]) -> tuple[list[int], set[int]]:
+    """The grid positions at which a curve is shown, increasing; and those of `wanted` that are among them.
+
+    Times that the study itself names (`wanted`) come first; the data's own steps are fitted in between them.
+    """
+    begin, end = counts.span
+    fixed: list[int] = []
+    for k in sorted(set(wanted)):
+        before = fixed[-1] if fixed else -1
+        if begin <= k < end and counts.between(before, k, none_too=True):
+            fixed.append(k)
+    points: list[int] = []
+    for a, b in zip([-1, *fixed], [*fixed, None], strict=True):
+        points += _fill(counts, a, b, end)
+        points += [] if b is None else [b]
+    return points, set(fixed)
+
+
+def _fill(counts: Counts, a: int, b: int | None, end: int) -> list[int]:
+    """The points strictly between two fixed ones (`b` None: up to the tail)."""
+    window = slice(a + 1, end if b is None else b)
+    found: list[int] = []
+    last = a
+    for k in release_points(counts.changes[window], counts.at_risk[window], counts.min_count) + a + 1:
+        point = int(k)
+        if counts.between(last, point, none_too=False) and (b is None or counts.between(point, b, none_too=False)):
+            found.append(point)
+            last = point
+    return found
+
+
+_NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
+_NICE_MONTHS = (1.0, 2.0, 3.0, 6.0, 12.0, 24.0, 36.0, 60.0, 120.0)
+
+
+def round_positions(last: int, step: float, unit: str, at_most: int = 7) -> list[int]:
+    """A handful of round grid positions from 0 up to `last`, for the table of numbers at risk."""
+    if last < 1:
+        return [0]
+    length = last * step
+    wish = length / (at_most - 1)
+    steps: Sequence[float] = _NICE_MONTHS if unit == "mo" and 1 <= wish <= 120 else _powers(wish)
+    spacing = max(1, round(next(s for s in steps if s >= wish * (1 - 1e-9)) / step))
+    return list(range(0, last + 1, spacing))
+
+
+def _powers(wish: float) -> list[float]:
+    size = 10.0 ** np.floor(np.log10(wish))
+    return [float(size * s) for s in _NICE]

@@ -1,0 +1,113 @@
+"""The `exact` encoding and typed leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unisono.errors import DataError, ProtocolError
+from unisono.protection.encoding import exact
+from unisono.protection.leaves import Leaf, count, curve, moment
+
+BOUNDS = st.floats(1e-6, 1e12)
+
+
+def test_leaves_know_their_size_and_whether_they_are_whole_numbers():
+    assert count((2, 3), 100, "cells").size == 6
+    assert moment((), 5.0, "a sum").size == 1
+    assert curve((0,), 5, "nothing").size == 0
+    rules = [count((), 1, ""), curve((), 1, ""), moment((), 1, ""), Leaf("update", (), 1.0, "")]
+    assert [leaf.integer for leaf in rules] == [True, True, False, False]
+
+
+def test_counts_are_summed_without_any_rounding():
+    leaves = {"n": count((3,), 1e6, "patients")}
+    parts = [np.array([1.0, 0, 999_999]), np.array([5.0, 7, 1])]
+    total = exact.decode(np.add.reduce([exact.encode({"n": p}, leaves) for p in parts]), leaves)
+    np.testing.assert_array_equal(total["n"], [6, 7, 1_000_000])
+
+
+@given(BOUNDS, st.lists(st.floats(-1, 1), min_size=1, max_size=20))
+def test_a_moment_comes_back_to_a_part_in_10_to_the_14_of_its_bound(bound: float, fractions: list[float]):
+    values = np.array(fractions) * bound
+    leaves = {"m": moment(values.shape, bound, "")}
+    back = exact.decode(exact.encode({"m": values}, leaves), leaves)["m"]
+    assert np.abs(back - values).max() <= bound * 2.0**-46
+
+
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=4, max_size=4), min_size=2, max_size=6), st.randoms())
+def test_the_sum_does_not_depend_on_the_order_of_the_sites(parts: list[list[float]], random):
+    leaves = {"m": moment((2, 2), np.array([[1.0, 3.0], [1e-3, 1e9]]), "")}
+    bound = np.asarray(leaves["m"].bound)
+    words = [exact.encode({"m": np.array(p).reshape(2, 2) * bound}, leaves) for p in parts]
+    shuffled = random.sample(words, len(words))
+    one, other = (exact.decode(np.add.reduce(w), leaves)["m"] for w in (words, shuffled))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_no_carry_is_lost_at_the_largest_number_of_sites(sign: float):
+    bound = np.nextafter(2.0**20, 0)  # fills its power of two
+    leaves = {"m": moment((), bound, "")}
+    one = exact.encode({"m": np.array(sign * bound)}, leaves)
+    with np.errstate(over="ignore"):
+        total = one * np.uint64(exact.MAX_SITES)
+    back = exact.decode(total, leaves)["m"]
+    np.testing.assert_allclose(back, sign * bound * exact.MAX_SITES, rtol=1e-12)
+
+
+def test_the_quantum_comes_from_the_declared_bound_and_not_from_the_data():
+    leaves = {"m": moment((2,), 1000.0, "")}
+    quantum = np.ldexp(1.0, int(exact.exponent(leaves["m"])))
+    assert quantum == 2.0 ** (10 + 1 - exact.PAYLOAD_BITS)
+    tiny = exact.encode({"m": np.array([quantum * 0.4, quantum * 0.6])}, leaves)
+    np.testing.assert_array_equal(tiny, [0, 1])
+
+
+def test_leaves_are_laid_out_in_the_declared_order():
+    leaves = {"b": count((2,), 9, ""), "a": count((), 9, "")}
+    words = exact.encode({"a": np.array(7), "b": np.array([1, 2])}, leaves)
+    np.testing.assert_array_equal(words, [1, 2, 7])
+    assert exact.length(leaves) == 3
+    assert exact.decode(words, leaves)["a"].shape == ()
+
+
+def test_negative_numbers_wrap_and_come_back():
+    leaves = {"m": moment((), 4.0, "")}
+    words = exact.encode({"m": np.array(-1.0)}, leaves)
+    assert words[0] > 2**63
+    assert exact.decode(words, leaves)["m"] == -1.0
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value", "rule"),
+    [
+        (moment((), 2.0, ""), np.array(2.1), "declared-bound"),
+        (moment((2,), np.array([1.0, 5.0]), ""), np.array([1.5, 1.5]), "declared-bound"),
+        (moment((), 2.0, ""), np.array(np.nan), "finite-contribution"),
+        (moment((), 2.0, ""), np.array(np.inf), "finite-contribution"),
+        (count((), 5, ""), np.array(6), "declared-bound"),
+        (count((), 5, ""), np.array(2.5), "declared-bound"),
+        (count((2,), 5, ""), np.array([1, 2, 3]), "declared-shape"),
+    ],
+)
+def test_what_was_not_declared_does_not_leave(leaf: Leaf, value: np.ndarray, rule: str):
+    with pytest.raises(DataError) as error:
+        exact.encode({"x": value}, {"x": leaf})
+    assert error.value.rule == rule
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, np.inf, np.nan])
+def test_a_bound_is_a_positive_number(bound: float):
+    with pytest.raises(ProtocolError) as error:
+        exact.exponent(moment((), bound, ""))
+    assert error.value.rule == "declared-bounds"
+
+
+@pytest.mark.parametrize("total", [np.zeros(2, np.uint64), np.zeros(3, np.int64)])
+def test_an_opened_sum_of_another_shape_is_refused(total: np.ndarray):
+    with pytest.raises(ProtocolError) as error:
+        exact.decode(total, {"m": moment((3,), 1.0, "")})
+    assert error.value.rule == "encoding-length"

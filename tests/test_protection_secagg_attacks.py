@@ -1,0 +1,531 @@
+"""Secure aggregation when somebody does not do as agreed: each rule of the design holds, by its stable name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.secagg import ASK, NAMES, OTHER_ASK, Hall, chi_square_of_bytes, identities, roster_of, seeded
+from unisono.errors import ProtocolError
+from unisono.protection.secagg.aggregate import AggregatorSession
+from unisono.protection.secagg.keys import Slot, SlotKeys, private_key
+from unisono.protection.secagg.messages import KeyRoster, SealedInbox, Unmask, words_digest
+from unisono.protection.secagg.parameters import threshold
+from unisono.protection.secagg.roster import Identity, Roster
+from unisono.protection.secagg.site import SiteSession
+from unisono.protection.shamir import SHARE_BYTES
+
+
+def refusal(call, *arguments) -> str:
+    """The rule by which the call is refused."""
+    with pytest.raises(ProtocolError) as error:
+        call(*arguments)
+    assert error.value.remedy
+    return error.value.rule
+
+
+def relayed(keys: KeyRoster, site: str, **changes: object) -> KeyRoster:
+    """The key roster with one site's advertisement altered."""
+    items = tuple(dataclasses.replace(a, **changes) if a.site == site else a for a in keys.advertised)
+    return dataclasses.replace(keys, advertised=items)
+
+
+# Keys (rule 3)
+
+
+@pytest.mark.parametrize("field", ["mask_key", "channel_key", "signature"])
+def test_a_key_swapped_by_the_coordinator_is_refused(field: str):
+    hall = Hall(3)
+    keys = hall.advertise()
+    size = 64 if field == "signature" else 32
+    assert refusal(hall.at["site00"].share, relayed(keys, "site01", **{field: seeded("c")(size)})) == "signed-keys"
+
+
+def test_a_key_signed_by_somebody_else_is_refused():
+    hall = Hall(3)
+    keys = hall.advertise()
+    coordinator = Identity.generate(seeded("coordinator"))
+    item = dataclasses.replace(keys.advertised[1], mask_key=seeded("c")(32))
+    forged = relayed(keys, "site01", mask_key=item.mask_key, signature=coordinator.sign(item.signed()))
+    assert refusal(hall.at["site00"].share, forged) == "signed-keys"
+
+
+def test_the_coordinator_finds_a_forged_key_too():
+    hall = Hall(3)
+    item = dataclasses.replace(hall.at["site00"].advertise(), mask_key=bytes([9] * 32))
+    assert refusal(hall.coordinator.collect_advertise, item) == "signed-keys"
+
+
+def test_missing_extra_and_double_keys_are_refused():
+    hall = Hall(3)
+    keys = hall.advertise()
+    stranger = dataclasses.replace(keys.advertised[0], site="stranger")
+    for items in (keys.advertised[:2], (*keys.advertised, stranger), (*keys.advertised, keys.advertised[0])):
+        altered = dataclasses.replace(keys, advertised=items)
+        assert refusal(hall.at["site00"].share, altered) == "key-roster"
+
+
+def test_an_invented_site_is_refused_although_it_signs_with_a_key_of_its_own():
+    hall = Hall(3)
+    keys = hall.advertise()
+    roster = Roster({**hall.roster, "invented": Identity.generate(seeded("i")).public})
+    invented = SiteSession(
+        "invented", Identity.generate(seeded("i")), roster, threshold(4, 1, 3), hall.run, hall.slot, seeded("e")
+    ).advertise()
+    four = dataclasses.replace(keys, advertised=(*keys.advertised[:2], invented))
+    assert refusal(hall.at["site00"].share, four) == "key-roster"
+
+
+def test_the_sites_own_keys_must_come_back_unchanged():
+    hall = Hall(3)
+    keys = hall.advertise()
+    twin = SiteSession("site00", hall.keys["site00"], hall.roster, hall.parameters, hall.run, hall.slot, seeded("twin"))
+    own = twin.advertise()  # well signed, by another copy of this site
+    altered = dataclasses.replace(keys, advertised=(own, *keys.advertised[1:]))
+    assert refusal(hall.at["site00"].share, altered) == "own-keys"
+
+
+def test_a_key_used_by_two_sites_is_refused_at_both_ends():
+    hall = Hall(3)
+    for site in ("site01", "site02"):
+        hall.at[site] = SiteSession(
+            site, hall.keys[site], hall.roster, hall.parameters, hall.run, hall.slot, seeded("broken randomness")
+        )
+    for site in hall.sites:
+        hall.coordinator.collect_advertise(hall.at[site].advertise())
+    assert refusal(hall.coordinator.key_roster) == "reused-keys"
+    keys = KeyRoster(hall.run, hall.slot, tuple(hall.at[site].advertise() for site in hall.sites))
+    assert refusal(hall.at["site00"].share, keys) == "reused-keys"
+
+
+def test_a_key_of_small_order_is_refused():
+    hall = Hall(3)
+    bad = hall.at["site01"]
+    bad._keys.channel_public = bytes(32)
+    for site in hall.sites:
+        hall.coordinator.collect_advertise(hall.at[site].advertise())
+    assert refusal(hall.at["site00"].share, hall.coordinator.key_roster()) == "usable-keys"
+
+
+@pytest.mark.parametrize(("run", "slot"), [("run 1", "slot 2"), ("run 2", "slot 1")])
+def test_replay_of_another_slot_or_run_is_refused(run: str, slot: str):
+    old, hall = Hall(3), Hall(3, run=run, slot=slot)
+    old_keys, keys = old.advertise(), hall.advertise()
+    site = hall.at["site00"]
+    assert refusal(site.share, old_keys) == "other-slot"
+    assert refusal(site.share, dataclasses.replace(old_keys, run=run, slot=slot)) == "other-slot"
+    replayed = old_keys.advertised[1]
+    relabelled_keys = relayed(
+        keys,
+        "site01",
+        mask_key=replayed.mask_key,
+        channel_key=replayed.channel_key,
+        signature=replayed.signature,  # over the old names
+    )
+    assert refusal(site.share, relabelled_keys) == "signed-keys"
+    old_shares = old.at["site01"].share(old_keys)
+    site.share(keys)
+    assert refusal(hall.coordinator.collect_shares, old_shares) == "other-slot"
+    relabelled = SealedInbox("site00", run, slot, dict.fromkeys(("site01", "site02"), old_shares.boxes["site00"]))
+    assert refusal(site.mask, hall.vectors["site00"], ASK, relabelled) == "sealed-box"
+
+
+def test_sites_with_different_rosters_do_not_work_together():
+    hall = Hall(4)
+    keys = hall.advertise()
+    other = Roster({**hall.roster, "site03": Identity.generate(seeded("new")).public})
+    site = hall.session("site00", other)
+    site.advertise()
+    assert refusal(site.share, keys) == "pinned-roster"
+
+
+def test_a_site_does_not_run_with_an_identity_that_its_roster_does_not_have():
+    keys = identities(NAMES[:3])
+    arguments = (roster_of(keys), threshold(3, 1, 3), "r", "s", seeded("e"))
+    assert refusal(SiteSession, "site00", keys["site01"], *arguments) == "pinned-roster"
+    assert refusal(SiteSession, "elsewhere", keys["site01"], *arguments) == "pinned-roster"
+
+
+def test_attempt_roster_and_parameters_must_fit():
+    roster = roster_of(identities(NAMES[:4]))
+    assert refusal(AggregatorSession, NAMES[:4], roster, threshold(5, 1, 3), "r", "s", 1) == "pinned-roster"
+    assert refusal(AggregatorSession, [*NAMES[:3], "x"], roster, threshold(4, 1, 3), "r", "s", 1) == "pinned-roster"
+    assert refusal(AggregatorSession, ["site00"] * 4, roster, threshold(4, 1, 3), "r", "s", 1) == "pinned-roster"
+
+
+# Boxes
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 159), st.integers(1, 255))
+def test_a_tampered_box_is_refused_wherever_it_was_touched(at: int, flip: int):
+    hall = Hall(3)
+    hall.share()
+    inbox = hall.coordinator.inbox_for("site00")
+    box = bytearray(inbox.boxes["site01"])
+    box[at] ^= flip
+    altered = dataclasses.replace(inbox, boxes={**inbox.boxes, "site01": bytes(box)})
+    assert refusal(hall.at["site00"].mask, hall.vectors["site00"], ASK, altered) == "sealed-box"
+
+
+def test_boxes_swapped_between_senders_or_receivers_are_refused():
+    hall = Hall(3)
+    hall.share()
+    mine, other = hall.coordinator.inbox_for("site00"), hall.coordinator.inbox_for("site01")
+    swapped = dataclasses.replace(mine, boxes=dict(zip(mine.boxes, reversed(mine.boxes.values()), strict=True)))
+    assert refusal(hall.at["site00"].mask, hall.vectors["site00"], ASK, swapped) == "sealed-box"
+    misdirected = dataclasses.replace(mine, boxes={**mine.boxes, "site02": other.boxes["site02"]})
+    assert refusal(hall.at["site00"].mask, hall.vectors["site00"], ASK, misdirected) == "sealed-box"
+    assert refusal(hall.at["site00"].mask, hall.vectors["site00"], ASK, other) == "sealed-inbox"
+
+
+def test_a_box_opens_only_in_its_slot_and_direction_even_under_the_same_key():
+    key, plain = bytes(32), bytes(2 * SHARE_BYTES)
+    here = Slot("r", "s", "t")
+    box = here.seal(key, bytes(12), plain, "x", "y")
+    assert here.unseal(key, box, "x", "y") == plain
+    for slot, sender, receiver in [
+        (here, "y", "x"),
+        (Slot("r2", "s", "t"), "x", "y"),
+        (Slot("r", "s2", "t"), "x", "y"),
+    ]:
+        assert refusal(slot.unseal, key, box, sender, receiver) == "sealed-box"
+
+
+def test_each_direction_of_a_channel_has_its_own_key():
+    a, b = SlotKeys.fresh(seeded("a")), SlotKeys.fresh(seeded("b"))
+    here = Slot("r", "s", "t")
+    forth = here.channel_key(private_key(a.channel), b.channel_public, "x", "y")
+    assert here.channel_key(private_key(b.channel), a.channel_public, "x", "y") == forth
+    assert here.channel_key(private_key(a.channel), b.channel_public, "y", "x") != forth
+
+
+def test_a_missing_box_is_refused():
+    hall = Hall(4)
+    hall.share()
+    inbox = hall.coordinator.inbox_for("site00")
+    fewer = dataclasses.replace(inbox, boxes={k: v for k, v in inbox.boxes.items() if k != "site02"})
+    assert refusal(hall.at["site00"].mask, hall.vectors["site00"], ASK, fewer) == "sealed-inbox"
+    # nothing left, so the right inbox is still good
+    assert hall.at["site00"].mask(hall.vectors["site00"], ASK, inbox).site == "site00"
+
+
+# Different questions (rule 2)
+
+
+def test_different_questions_are_named_and_nothing_is_added():
+    hall = Hall(3)
+    hall.share()
+    hall.coordinator.collect_masked(hall.masked("site00"))
+    before = hall.coordinator.accumulated.copy()
+    assert refusal(hall.coordinator.collect_masked, hall.masked("site01", OTHER_ASK)) == "different-questions"
+    np.testing.assert_array_equal(hall.coordinator.accumulated, before)
+    assert hall.coordinator.survivors == ("site00",)
+
+
+def test_a_coordinator_that_lies_about_the_question_opens_noise():
+    hall = Hall(4, length=1 << 15)
+    hall.share()
+    for site in hall.sites:
+        asked = OTHER_ASK if site == "site02" else ASK
+        hall.coordinator.collect_masked(dataclasses.replace(hall.masked(site, asked), ask_digest=ASK))
+    request = hall.coordinator.unmask_request()
+    for site in ("site00", "site01", "site03"):
+        hall.coordinator.collect_unmask(hall.at[site].unmask(request))
+    opened = hall.coordinator.open()
+    assert chi_square_of_bytes(opened - hall.total(hall.sites)) < 340
+    # The site that was asked something else sees that the request names another question than its own.
+    assert refusal(hall.at["site02"].unmask, request) == "different-questions"
+
+
+def test_sites_that_were_relayed_different_keys_share_no_mask():
+    hall = Hall(3)
+    keys = hall.advertise()
+    # A colluding site signs two advertisements; the coordinator shows the second to site00 only.
+    twin = SiteSession("site02", hall.keys["site02"], hall.roster, hall.parameters, hall.run, hall.slot, seeded("twin"))
+    second = dataclasses.replace(keys, advertised=(*keys.advertised[:2], twin.advertise()))
+    one, other = hall.at["site00"], hall.at["site01"]
+    seeds = {}
+    for mine, theirs, relayed_keys in ((one, other, second), (other, one, keys)):
+        mine.share(relayed_keys)
+        pair = (private_key(mine._keys.mask), theirs._keys.mask_public, "site00", "site01", ASK)
+        seeds[mine.me] = mine._derive.pair_seed(*pair)
+    assert seeds["site00"] != seeds["site01"]
+
+
+def test_two_sites_derive_the_same_mask_exactly_when_run_slot_keys_pair_and_question_agree():
+    a, b = SlotKeys.fresh(seeded("a")), SlotKeys.fresh(seeded("b"))
+    here = Slot("r", "s", "t").pair_seed(private_key(a.mask), b.mask_public, "x", "y", ASK)
+    assert Slot("r", "s", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "x", ASK) == here
+    elsewhere = [
+        Slot("r2", "s", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "x", ASK),
+        Slot("r", "s2", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "x", ASK),
+        Slot("r", "s", "t2").pair_seed(private_key(b.mask), a.mask_public, "y", "x", ASK),
+        Slot("r", "s", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "z", ASK),
+        Slot("r", "s", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "x", OTHER_ASK),
+    ]
+    assert len({here, *elsewhere}) == 6
+    own = {
+        Slot(run, slot, keys).self_mask_seed(a.self_seed, site, ask)
+        for run, slot, keys, site, ask in [
+            ("r", "s", "t", "x", ASK),
+            ("r2", "s", "t", "x", ASK),
+            ("r", "s2", "t", "x", ASK),
+            ("r", "s", "t2", "x", ASK),
+            ("r", "s", "t", "y", ASK),
+            ("r", "s", "t", "x", OTHER_ASK),
+        ]
+    }
+    assert len(own) == 6
+
+
+# Uploads (rules 6 and 9)
+
+
+def test_a_half_upload_is_never_added_and_the_whole_one_can_follow():
+    hall = Hall(3)
+    hall.share()
+    whole = hall.masked("site00")
+    half = dataclasses.replace(whole, words=whole.words[:3])
+    altered = dataclasses.replace(whole, words=whole.words + np.uint64(1))
+    other_type = dataclasses.replace(whole, words=whole.words.astype(np.int64))
+    for broken in (half, altered, other_type):
+        assert refusal(hall.coordinator.collect_masked, broken) == "half-upload"
+    relabelled = dataclasses.replace(half, words_digest=words_digest(half.words))
+    assert refusal(hall.coordinator.collect_masked, relabelled) == "half-upload"
+    assert not hall.coordinator.accumulated.any()
+    hall.coordinator.collect_masked(whole)
+    np.testing.assert_array_equal(hall.coordinator.accumulated, whole.words)
+
+
+def test_a_part_is_added_once_only():
+    hall = Hall(3)
+    hall.share()
+    part = hall.masked("site00")
+    hall.coordinator.collect_masked(part)
+    assert refusal(hall.coordinator.collect_masked, part) == "message-order"
+    np.testing.assert_array_equal(hall.coordinator.accumulated, part.words)
+
+
+def test_a_site_masks_once_only():
+    hall = Hall(3)
+    hall.share()
+    hall.masked("site00")
+    assert refusal(hall.masked, "site00") == "message-order"
+
+
+def test_a_part_that_comes_late_is_thrown_away():
+    hall = Hall(5)
+    hall.mask(dropped=["site04"])
+    hall.coordinator.state_tree()
+    before = hall.coordinator.accumulated.copy()
+    assert refusal(hall.coordinator.collect_masked, hall.masked("site04")) == "survivors-fixed"
+    np.testing.assert_array_equal(hall.coordinator.accumulated, before)
+
+
+def test_only_words_can_be_masked_and_for_a_named_question():
+    hall = Hall(3)
+    hall.share()
+    inbox = hall.coordinator.inbox_for("site00")
+    assert refusal(hall.at["site00"].mask, np.zeros(5), ASK, inbox) == "encoding-length"
+    assert refusal(hall.at["site00"].mask, np.zeros(5, np.uint64), "", inbox) == "encoding-length"
+
+
+# Unmasking (rules 1, 4 and 5)
+
+
+def test_both_shares_of_a_site_are_never_given():
+    hall = Hall(5)
+    hall.mask()
+    everyone, without = set(hall.sites), set(hall.sites) - {"site04"}
+    first = hall.at["site00"].unmask(everyone)
+    assert refusal(hall.at["site00"].unmask, without) == "one-opening"
+    assert "site04" in first.self_seeds
+    assert not first.mask_keys
+    hall.at["site01"].unmask(without)
+    assert refusal(hall.at["site01"].unmask, everyone) == "one-opening"
+
+
+def test_asked_again_for_the_same_set_a_site_repeats_its_answer():
+    hall = Hall(5)
+    hall.mask(dropped=["site04"])
+    request = hall.coordinator.unmask_request()
+    assert hall.at["site00"].unmask(request) == hall.at["site00"].unmask(set(request.survivors))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sets(st.sampled_from(NAMES[:6])), max_size=6))
+def test_whatever_is_asked_no_site_gives_two_shares_of_one_site(asked: list[set[str]]):
+    hall = Hall(6, length=1)
+    hall.mask()
+    for site in hall.sites:
+        seeds: set[str] = set()
+        keys: set[str] = set()
+        for survivors in [*asked, set(hall.sites)]:
+            try:
+                answer = hall.at[site].unmask(survivors)
+            except ProtocolError:
+                continue
+            seeds |= set(answer.self_seeds)
+            keys |= set(answer.mask_keys)
+        assert not seeds & keys
+
+
+def test_too_few_survivors_are_refused_by_the_site():
+    hall = Hall(10, 3)
+    hall.mask()
+    assert refusal(hall.at["site00"].unmask, set(hall.sites[:6])) == "enough-survivors"
+    assert hall.at["site00"].unmask(set(hall.sites[:7])).site == "site00"
+
+
+@pytest.mark.parametrize("min_sites", [3, 5])
+def test_the_least_number_of_sites_in_a_sum_holds_at_both_ends(min_sites: int):
+    hall = Hall(5, 0, min_sites=min_sites)
+    hall.share()
+    for site in hall.sites[: min_sites - 1]:
+        hall.coordinator.collect_masked(hall.masked(site))
+    assert refusal(hall.coordinator.unmask_request) == "enough-survivors"
+    assert refusal(hall.coordinator.state_tree) == "enough-survivors"
+    assert refusal(hall.at["site00"].unmask, set(hall.sites[: min_sites - 1])) == "enough-survivors"
+
+
+def test_survivors_must_have_taken_part_and_count_this_site_in():
+    hall = Hall(5)
+    hall.mask()
+    assert refusal(hall.at["site00"].unmask, {*hall.sites, "invented"}) == "survivor-set"
+    assert refusal(hall.at["site00"].unmask, set(hall.sites[1:])) == "survivor-set"
+
+
+def test_a_request_of_another_slot_is_refused():
+    hall = Hall(3)
+    hall.mask()
+    assert refusal(hall.at["site00"].unmask, Unmask(hall.run, "slot 2", ASK, hall.sites)) == "other-slot"
+
+
+def test_the_coordinator_does_not_take_an_answer_about_another_set():
+    hall = Hall(5)
+    hall.mask(dropped=["site04"])
+    answer = hall.at["site00"].unmask(hall.coordinator.unmask_request())
+    both = dataclasses.replace(answer, self_seeds={**answer.self_seeds, "site04": bytes(SHARE_BYTES)})
+    assert refusal(hall.coordinator.collect_unmask, both) == "survivor-set"
+    from_dropped = dataclasses.replace(answer, site="site04")
+    assert refusal(hall.coordinator.collect_unmask, from_dropped) == "survivor-set"
+    hall.coordinator.collect_unmask(answer)
+    assert refusal(hall.coordinator.collect_unmask, answer) == "message-order"
+
+
+# Wrong shares
+
+
+def _answers(hall: Hall, wrong: dict[str, str], silent: tuple[str, ...] = ()) -> None:
+    """Collect D; each site in `wrong` sends a wrong share of the named site's self-mask seed or mask key."""
+    request = hall.coordinator.unmask_request()
+    for site in request.survivors:
+        answer = hall.at[site].unmask(request)
+        if site in wrong:
+            about = wrong[site]
+            kind = "self_seeds" if about in answer.self_seeds else "mask_keys"
+            answer = dataclasses.replace(answer, **{kind: {**getattr(answer, kind), about: bytes(SHARE_BYTES)}})
+        if site not in silent:
+            hall.coordinator.collect_unmask(answer)
+
+
+@pytest.mark.parametrize("about", ["site03", "site06"])
+def test_a_wrong_sharer_is_named_and_done_without(about: str):
+    hall = Hall(7)
+    hall.mask(dropped=["site06"])
+    _answers(hall, {"site01": about})
+    np.testing.assert_array_equal(hall.coordinator.open(), hall.total(hall.sites[:6]))
+    assert hall.coordinator.wrong_sharers == ("site01",)
+
+
+def test_two_wrong_sharers_are_both_named():
+    hall = Hall(9)
+    hall.mask()
+    _answers(hall, {"site00": "site05", "site04": "site05"})
+    np.testing.assert_array_equal(hall.coordinator.open(), hall.total(hall.sites))
+    assert hall.coordinator.wrong_sharers == ("site00", "site04")
+
+
+@pytest.mark.parametrize("about", ["site02", "site04"])
+def test_with_no_share_to_spare_the_error_says_whose_secret_it_is(about: str):
+    hall = Hall(5)
+    hall.mask(dropped=["site04"])
+    _answers(hall, {"site01": about})
+    with pytest.raises(ProtocolError) as error:
+        hall.coordinator.open()
+    assert error.value.rule == "wrong-share"
+    assert about in error.value.what
+
+
+# Order
+
+
+def test_messages_out_of_order_are_refused():
+    hall = Hall(3)
+    site = hall.at["site00"]
+    inbox = SealedInbox("site00", hall.run, hall.slot, {})
+    assert refusal(site.share, KeyRoster(hall.run, hall.slot, ())) == "message-order"
+    assert refusal(site.mask, hall.vectors["site00"], ASK, inbox) == "message-order"
+    assert refusal(site.unmask, hall.sites) == "message-order"
+    keys = hall.advertise()
+    assert refusal(site.mask, hall.vectors["site00"], ASK, inbox) == "message-order"
+    site.share(keys)
+    assert refusal(site.share, keys) == "message-order"
+    assert refusal(site.advertise) == "message-order"
+    assert refusal(site.unmask, hall.sites) == "message-order"
+
+
+def test_the_coordinator_waits_for_everybody_before_masks():
+    hall = Hall(3)
+    assert refusal(hall.coordinator.key_roster) == "message-order"
+    keys = hall.advertise()
+    assert refusal(hall.coordinator.collect_advertise, hall.at["site00"].advertise()) == "message-order"
+    hall.coordinator.collect_shares(hall.at["site00"].share(keys))
+    assert refusal(hall.coordinator.inbox_for, "site01") == "message-order"
+
+
+def test_a_sum_that_is_not_closed_takes_no_unmasking():
+    hall = Hall(3)
+    hall.mask()
+    answer = hall.at["site00"].unmask(hall.sites)
+    assert refusal(hall.coordinator.collect_unmask, answer) == "message-order"
+
+
+def test_a_stranger_is_not_heard():
+    hall = Hall(3)
+    stranger = dataclasses.replace(hall.at["site00"].advertise(), site="stranger")
+    assert refusal(hall.coordinator.collect_advertise, stranger) == "pinned-roster"
+
+
+def test_a_share_set_that_leaves_a_site_out_is_refused():
+    hall = Hall(4)
+    shares = hall.at["site00"].share(hall.advertise())
+    fewer = dataclasses.replace(shares, boxes={k: v for k, v in shares.boxes.items() if k != "site02"})
+    assert refusal(hall.coordinator.collect_shares, fewer) == "sealed-inbox"
+
+
+def test_a_forgotten_slot_says_nothing_any_more():
+    hall = Hall(3)
+    hall.mask()
+    site = hall.at["site00"]
+    site.unmask(hall.sites)
+    site.forget()
+    assert refusal(site.unmask, hall.sites) == "message-order"
+    assert refusal(site.advertise) == "message-order"
+    assert not site._mask_shares
+    assert not site._seed_shares
+
+
+def test_after_masking_a_site_no_longer_holds_its_own_secrets():
+    keys = SlotKeys.fresh(seeded("k"))
+    assert keys.mask != bytes(32)
+    hall = Hall(3)
+    hall.share()
+    hall.masked("site00")
+    own = hall.at["site00"]._keys
+    assert own.mask == own.channel == own.self_seed == bytes(32)
