@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisono.errors import DataError, StudyError
@@ -140,6 +140,7 @@ def test_nothing_is_copied_where_nothing_is_dropped_or_filled() -> None:
 values = st.one_of(st.just(NAN), st.sampled_from([0.0, 17.0, 18.0, 40.0, 90.0]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(values, values, st.sampled_from([0.0, 1.0, NAN])), min_size=1, max_size=30))
 def test_who_is_in_is_decided_patient_by_patient(rows: list[tuple[float, float, float]]) -> None:
     given_table = table(age=[r[0] for r in rows], weight=[r[1] for r in rows], sex=[r[2] for r in rows])

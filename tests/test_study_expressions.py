@@ -88,6 +88,7 @@ def in_python(text: str, row: dict[str, float]) -> float:
     return float(eval(text, {"__builtins__": {}}, {**functions, **named}))
 
 
+@settings(deadline=None)
 @given(numbers, st.lists(rows, min_size=1, max_size=4))
 def test_numbers_are_pythons_on_complete_data(text: str, data: list[dict[str, float]]) -> None:
     columns = {name: [row[name] for row in data] for name in data[0]}
@@ -95,6 +96,7 @@ def test_numbers_are_pythons_on_complete_data(text: str, data: list[dict[str, fl
     assert Expression.parse(text, VARIABLES).kind == "number"
 
 
+@settings(deadline=None)
 @given(booleans, st.lists(rows, min_size=1, max_size=4))
 def test_truth_is_pythons_on_complete_data(text: str, data: list[dict[str, float]]) -> None:
     columns = {name: [row[name] for row in data] for name in data[0]}
@@ -102,7 +104,7 @@ def test_truth_is_pythons_on_complete_data(text: str, data: list[dict[str, float
     assert Expression.parse(text, VARIABLES).kind == "boolean"
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(booleans, rows, st.sets(st.sampled_from(["age", "died", "smoker", "onset"]), min_size=1, max_size=3))
 def test_what_is_known_in_spite_of_missing_values_holds_whatever_they_are(
     text: str, row: dict[str, float], missing: set[str]
@@ -229,6 +231,7 @@ def test_a_variable_called_like_a_reserved_word_says_so() -> None:
     assert "reserved word" in refused.value.remedy
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="age<>=!()[]+-*/.,:'\"\\ 0123456789andornotin#{}@%~^&|\n", max_size=40))
 def test_no_text_makes_the_reader_stumble(text: str) -> None:
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisono.errors import StudyError
@@ -53,6 +53,7 @@ def test_times_go_up_entries_down_and_the_grid_stays() -> None:
     assert time.index(values).dtype == np.int64
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([1.0, 7.0, 0.1, 1 / 12, 30.4375, 365.25]), st.integers(0, 5000), st.sampled_from(["time", "entry"])
 )
@@ -63,6 +64,7 @@ def test_a_value_a_rounding_error_beside_the_grid_is_on_it(step: float, k: int, 
     assert (rule.round_to(beside) == k * step).all()
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 400), st.lists(st.floats(0, 5000), min_size=1, max_size=20))
 def test_rounding_moves_less_than_a_step_in_its_direction_and_only_once(step: float, values: list[float]) -> None:
     raw = np.array(values)

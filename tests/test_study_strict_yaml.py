@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisono.errors import MappingError, StudyError
@@ -202,6 +202,7 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(plain, st.sampled_from([None, 2]))
 def test_json_is_what_pythons_reader_makes_of_it(written: Any, indent: int | None) -> None:
     for ascii_only in (True, False):
@@ -209,6 +210,7 @@ def test_json_is_what_pythons_reader_makes_of_it(written: Any, indent: int | Non
         assert parse(text, "s.json").value == written
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab: -[]{}'\"#&*!|>%@,\n\t01.~?yes", max_size=60))
 def test_no_text_makes_the_reader_stumble(text: str) -> None:
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisono.errors import MappingError, StudyError
@@ -73,6 +73,7 @@ def test_temperatures_shift_and_missing_stays_missing() -> None:
         factor("Cel", "[degF]")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MULTIPLICATIVE), st.sampled_from(MULTIPLICATIVE), st.floats(-1e6, 1e6))
 def test_converting_there_and_back_is_no_change(a: str, b: str, value: float) -> None:
     if not compatible(a, b):
@@ -116,6 +117,7 @@ def test_a_wrong_unit_names_the_right_one(wrong: str, meant: str) -> None:
     assert f"Did you mean {meant!r}?" in refused.value.remedy
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="akgmol/.*^-+0123456789[]{}()% LHeC", max_size=12))
 def test_no_text_makes_the_unit_reader_stumble(text: str) -> None:
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from unisono.errors import ProtocolError
 from unisono.federation.tree import pack, unpack
 from unisono.protection.prg import Entropy, Words
 from unisono.protection.secagg.aggregate import AggregatorSession
@@ -116,3 +118,11 @@ def chi_square_of_bytes(words: NDArray[np.uint64]) -> float:
     counts = np.bincount(words.view(np.uint8), minlength=256)
     expected = counts.sum() / 256
     return float(((counts - expected) ** 2 / expected).sum())
+
+
+def refusal(call: Callable[..., object], *arguments: object) -> str:
+    """The rule by which the call is refused."""
+    with pytest.raises(ProtocolError) as error:
+        call(*arguments)
+    assert error.value.remedy
+    return error.value.rule

@@ -73,9 +73,7 @@ def participation(journal: Journal, sites: Iterable[str]) -> Participation:
         if r.body is not None
     ]
     left = {site for r in journal.all("epoch") if r.body is not None for site in r.body["left"]}
-    return Participation(
-        sites=sorted(sites), sums=len(opened), recovered=recovered, waited=waited, left=sorted(left)
-    )
+    return Participation(sites=sorted(sites), sums=len(opened), recovered=recovered, waited=waited, left=sorted(left))
 
 
 def sums_taken(journal: Journal, roster: Iterable[str]) -> list[SumTaken]:

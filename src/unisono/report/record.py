@@ -92,12 +92,14 @@ class AnalysisRecord(Frozen):
 
 def protection_of(study: Study, sites: int) -> Protection:
     """How the sums of `sites` hospitals of this study are hidden."""
-    hide, colluding = study.protection.hide, study.protection.colluding
-    facts = {"hide": hide, "threat": study.protection.threat, "colluding": colluding, "sites": sites}
-    if hide == "none":
-        sentence = "Nothing hides the hospitals' parts: the coordinator sees each of them."
-        return Protection(**facts, threshold=None, tolerated_drop_outs=None, sentence=sentence)
-    found = threshold(sites, colluding, study.release.min_sites)
+    rules = study.protection
+    found = None if rules.hide == "none" else threshold(sites, rules.colluding, study.release.min_sites)
     return Protection(
-        **facts, threshold=found.t, tolerated_drop_outs=found.tolerated_drops, sentence=f"{found.sentence()}."
+        hide=rules.hide,
+        threat=rules.threat,
+        colluding=rules.colluding,
+        sites=sites,
+        threshold=found.t if found else None,
+        tolerated_drop_outs=found.tolerated_drops if found else None,
+        sentence=f"{found.sentence()}." if found else "Nothing hides the hospitals' parts: the coordinator sees each one.",
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from unisono.errors import StudyError
-from unisono.study.cohort import derivation_order, fits
+from unisono.study.cohort import derivation_order, fits, order_and_circle
 from unisono.study.document import CategoryVariable, NumberVariable, Study
 from unisono.study.expressions import Expression
 from unisono.study.grid import grid_problems
@@ -80,8 +80,8 @@ def _derivations(study: Study) -> list[Problem]:
     try:
         derivation_order(study)
     except StudyError as error:
-        first = next(name for name, variable in study.variables.items() if variable.derive is not None)
-        found.append(_at(("variables", first, "derive"), error))
+        circle = order_and_circle(study)[1]
+        found.append(_at(("variables", circle[0], "derive"), error))
     return found
 
 

@@ -108,26 +108,29 @@ def derive_and_count(table: Table, study: Study) -> tuple[Table, dict[str, int]]
 
 def derivation_order(study: Study) -> list[str]:
     """The derived variables, each after those it is made of. `StudyError` if two are made of each other."""
-    needs = {
+    order, circle = order_and_circle(study)
+    if circle:
+        raise StudyError(
+            f"These derived variables are made of each other: {', '.join(circle)}.",
+            rule="derivation-order",
+            remedy="Let each be made only of the data's own variables, or of derived variables that do not need it.",
+        )
+    return order
+
+
+def order_and_circle(study: Study) -> tuple[list[str], list[str]]:
+    """The derived variables that can be made, in order; and those that cannot, because they lead back to themselves."""
+    waiting = {
         name: reads(variable, study.variables)
         for name, variable in study.variables.items()
         if variable.derive is not None
     }
     order: list[str] = []
-    waiting = dict(needs)
-    while waiting:
-        ready = [name for name, inputs in waiting.items() if not any(i in waiting for i in inputs)]
-        if not ready:
-            circle = ", ".join(sorted(waiting))
-            raise StudyError(
-                f"These derived variables are made of each other: {circle}.",
-                rule="derivation-order",
-                remedy="Let each be made only of the data's own variables, or of variables derived before it.",
-            )
+    while ready := [name for name, inputs in waiting.items() if not any(i in waiting for i in inputs)]:
         order += ready
         for name in ready:
             del waiting[name]
-    return order
+    return order, list(waiting)
 
 
 def reads(variable: Variable, variables: Mapping[str, Variable]) -> tuple[str, ...]:

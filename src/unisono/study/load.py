@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -42,18 +42,35 @@ class LocatedProblem:
 
 
 class StudyProblems(StudyError):
-    """Everything that is wrong with one study, in `problems` (in the order of the document)."""
+    """Everything that is wrong with one study, in `problems` (in the order of the document).
 
-    def __init__(self, problems: list[LocatedProblem], name: str) -> None:
-        first = problems[0]
-        what = first.what if len(problems) == 1 else f"The study has {len(problems)} problems. The first: {first.what}"
-        place = f"{name}:{first.line}" if first.line is not None else name
-        super().__init__(what, rule=first.rule, remedy=first.remedy, where=place)
-        self.problems = problems
+    One that came in a message from elsewhere holds the first problem only, and `problems` is empty.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        rule: str,
+        remedy: str,
+        where: str | None = None,
+        problems: Sequence[LocatedProblem] = (),
+        name: str = "study",
+    ) -> None:
+        super().__init__(what, rule=rule, remedy=remedy, where=where)
+        self.problems = list(problems)
         self.name = name
 
+    @staticmethod
+    def of(problems: Sequence[LocatedProblem], name: str) -> StudyProblems:
+        """The error for these problems (at least one) of the document `name`."""
+        first = problems[0]
+        what = first.what if len(problems) == 1 else f"The study has {len(problems)} problems. The first: {first.what}"
+        where = f"{name}:{first.line}" if first.line is not None else name
+        return StudyProblems(what, rule=first.rule, remedy=first.remedy, where=where, problems=problems, name=name)
+
     def __str__(self) -> str:
-        return "\n".join(problem.text(self.name) for problem in self.problems)
+        return "\n".join(problem.text(self.name) for problem in self.problems) or super().__str__()
 
 
 def no_extra_checks(study: Study) -> list[Problem]:
@@ -92,7 +109,7 @@ def dump_json(study: Study) -> str:
 def _located(problems: list[Problem], document: Document) -> StudyProblems:
     located = [LocatedProblem(document.line(p.path), p.path, p.what, p.rule, p.remedy) for p in problems]
     located.sort(key=lambda p: p.line if p.line is not None else 0)
-    return StudyProblems(located, document.name)
+    return StudyProblems.of(located, document.name)
 
 
 def _read(source: Source) -> Document:
@@ -124,13 +141,13 @@ def _read(source: Source) -> Document:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         problem = LocatedProblem(line, (), "The file is not UTF-8 text.", "study-file", "Save it as UTF-8 text.")
-        raise StudyProblems([problem], str(path)) from None
+        raise StudyProblems.of([problem], str(path)) from None
     try:
         return strict_yaml.parse(text, str(path))
     except StudyError as error:
         place = (error.where or "").removeprefix(f"{path}:")
         problem = LocatedProblem(int(place) if place.isdigit() else 1, (), error.what, error.rule, error.remedy)
-        raise StudyProblems([problem], str(path)) from None
+        raise StudyProblems.of([problem], str(path)) from None
 
 
 def _checked(value: Any, path: Path) -> Any:
@@ -143,11 +160,13 @@ def _checked(value: Any, path: Path) -> Any:
         return {key: _checked(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, list | tuple) and len(path) < strict_yaml.MAX_NESTING:
         return [_checked(item, (*path, i)) for i, item in enumerate(value)]
-    if value is None or type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value)):
+    if value is None or type(value) in (str, bool):
+        return value
+    if (type(value) is int and abs(value) < 10**18) or (type(value) is float and math.isfinite(value)):
         return value
     what = f"A {type(value).__name__} stands here that no study file could hold."
     remedy = "Use text, finite numbers, true/false, None, lists, and mappings with text keys."
-    raise StudyProblems([LocatedProblem(None, path, what, "plain-values", remedy)], "study")
+    raise StudyProblems.of([LocatedProblem(None, path, what, "plain-values", remedy)], "study")
 
 
 def _plain(study: Study) -> dict[str, Any]:
@@ -177,7 +196,11 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:float", repr(value))
+    text = repr(value)
+    text = (
+        text if "." in text else text.replace("e", ".0e")
+    )  # else the emitter, which takes 1e-09 for text, would write a tag
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
 _Dumper.add_representer(str, _text)

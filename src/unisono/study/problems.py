@@ -187,12 +187,9 @@ def _in_words(item: ErrorDetails, known: list[str]) -> tuple[str, str, str]:
         expected, remedy = _TYPES[kind]
         return f"{_quoted(item['input'])} should be {expected}.", "types", remedy
     if kind in _LIMITS:
-        word, bound = _LIMITS[kind]
-        return (
-            f"{_quoted(item['input'])} must be {word} {context[bound]}.",
-            "limits",
-            f"Write a number {word} {context[bound]}.",
-        )
+        word, name = _LIMITS[kind]
+        bound = f"{context[name]:g}" if isinstance(context[name], int | float) else str(context[name])
+        return f"{_quoted(item['input'])} must be {word} {bound}.", "limits", f"Write a number {word} {bound}."
     return _in_words_of_choices(item, kind, context)
 
 

@@ -46,11 +46,10 @@ def hide_cells(cells: Counts, hidden: Mask, min_count: int) -> tuple[Mask, Mask]
         for g in np.flatnonzero(~hidden):
             blank[:, g] = _several(cells[:, g], blank[:, g], min_count)
         for r in range(len(cells)):
-            known = int(cells[r, blank[r]].sum())
-            if blank[r].any() and 0 < known < min_count:
-                overall[r] = True
+            held = int(cells[r, blank[r]].sum())
+            overall[r] |= 0 < held < min_count or (held > 0 and int(blank[r].sum()) == 1)
             if overall[r] and not blank[r].any():
-                blank[r] = _several(cells[r], _largest(cells[r]), min_count)
+                blank[r, _smallest(cells[r])] = True
         overall = _several(total, overall, min_count)
         if int(blank.sum()) + int(overall.sum()) == before:
             return blank, overall
@@ -76,7 +75,6 @@ def _several(counts: Counts, blank: Mask, min_count: int) -> Mask:
     return blank
 
 
-def _largest(counts: Counts) -> Mask:
-    mask = np.zeros(len(counts), np.bool_)
-    mask[int(np.argmax(counts))] = True
-    return mask
+def _smallest(counts: Counts) -> int:
+    """Index of the smallest count that is not 0."""
+    return int(np.argmin(np.where(counts > 0, counts, np.iinfo(np.int64).max)))

@@ -40,7 +40,9 @@ def profiles(study: Study, design: Design, covariates: list[str], means: Mapping
         if isinstance(variable, NumberVariable):
             reference[name] = means[name]
         else:
-            reference[name] = float(variable.levels.index(variable.reference)) if isinstance(variable, CategoryVariable) else 0.0
+            reference[name] = (
+                float(variable.levels.index(variable.reference)) if isinstance(variable, CategoryVariable) else 0.0
+            )
     found = [_profile(study, design, "reference", reference)]
     for name in names:
         levels = _levels(study, name)
@@ -120,7 +122,14 @@ def survival_estimates(
     rows: list[dict[str, Any]] = []
     for who in everyone:
         for m, (time, k) in enumerate(zip(times, at, strict=True)):
-            row: dict[str, Any] = {"profile": who.name, "time": time, "survival": None, "low": None, "high": None, "at_risk": None}
+            row: dict[str, Any] = {
+                "profile": who.name,
+                "time": time,
+                "survival": None,
+                "low": None,
+                "high": None,
+                "at_risk": None,
+            }
             if k in fixed:
                 tilt = who.z * hazard[k] - baseline.slopes[:, m]
                 variance = noise[k] + tilt @ fit.covariance @ tilt

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unisono.methods.design import Vector
 from unisono.methods.survival.risk_sets import RiskData
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 
 _DECIMALS = 10
 """Equal covariates may give scores that differ in the last bits (summation order); these are ties."""
@@ -40,12 +40,12 @@ class Pairs:
 def pairs(data: RiskData, scores: Vector) -> Pairs:
     """Counts over the site's patients; `scores` (n,), higher means an earlier event is expected. Case weights are not used."""
     _, rank = np.unique(np.round(scores, _DECIMALS), return_inverse=True)
-    rank = rank.astype(np.int64)
-    key = 2 * data.exit.astype(np.int64) + ~data.event  # a censoring is after the events of its time
+    rank = rank.astype(np.int32)
+    key = (2 * data.exit + ~data.event).astype(np.int32)  # a censoring is after the events of its time
     event_key, event_rank = key[data.rows], rank[data.rows]
     counts = np.array(_later(event_key, event_rank, key, rank), np.float64)
     if data.entry is not None:  # those who came under observation at or after i's event are no partners of i
-        counts -= np.array(_later(event_key, event_rank, 2 * data.entry.astype(np.int64) + 1, rank), np.float64)
+        counts -= np.array(_later(event_key, event_rank, (2 * data.entry + 1).astype(np.int32), rank), np.float64)
     lower, same, total = counts
     return Pairs(float(lower), float(total - lower - same), float(same))
 

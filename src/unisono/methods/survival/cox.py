@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
-from unisono.errors import MethodError
 from unisono.federation.contribution import Declaration, Facts, contribution, receipt, within
 from unisono.methods.base import Method, PlannedAsk
-from unisono.methods.design import Design, Matrix, Vector, covariate_problems, unknown_variable, variables_of
+from unisono.methods.design import Design, Matrix, Vector, variables_of
 from unisono.methods.registry import method
 from unisono.methods.survival import partial_likelihood as likelihood
 from unisono.methods.survival.baseline import Baseline
 from unisono.methods.survival.concordance import Pairs, pairs
 from unisono.methods.survival.cox_checks import answerable
-from unisono.methods.survival.cox_result import CoxResult, Found, estimates_of
-from unisono.methods.survival.fit import LIMIT, MAX_STEPS, Point, maximise
-from unisono.methods.survival.follow_up import Axis, SurvivalSpec
-from unisono.methods.survival.product_limit import number_at_risk
-from unisono.methods.survival.proportional_hazards import TimeInformation, time_function
-from unisono.methods.survival.risk_sets import RiskData, pack_symmetric, risk_data, unpack_symmetric
-from unisono.protection.leaves import Leaf, count, curve, moment
-from unisono.study.document import Name, NumberVariable, Study
-from unisono.study.problems import Problem
+from unisono.methods.survival.cox_estimates import Found, estimates_of
+from unisono.methods.survival.cox_result import CoxResult
+from unisono.methods.survival.cox_solvers import CommonBaseline, PerSiteBaseline, steep
+from unisono.methods.survival.cox_spec import CoxSpec
+from unisono.methods.survival.cox_sums import Derivatives, RiskSets, TimeDerivatives, Totals
+from unisono.methods.survival.fit import LIMIT, MAX_STEPS, maximise
+from unisono.methods.survival.follow_up import Axis
+from unisono.methods.survival.proportional_hazards import time_function
+from unisono.methods.survival.risk_sets import RiskData, pack_symmetric, risk_data
+from unisono.protection.leaves import count, curve, moment
+from unisono.study.document import NumberVariable, Study
 from unisono.study.table import Table
 
 if TYPE_CHECKING:
@@ -39,94 +39,6 @@ if TYPE_CHECKING:
 
 _COUNTABLE = 2.0**46
 """Numbers of pairs above this are carried rounded, as a moment."""
-_STEEPEST = 20.0
-"""Largest sum of |coefficients| at which sums of exp(eta) are still carried with enough digits (e^20 * 2^-46 = 7e-6)."""
-
-
-class CoxSpec(SurvivalSpec):
-    """``{method: cox, time: months, event: died, covariates: [age, onset], ties: efron, baseline: per-site}``"""
-
-    covariates: list[str] = Field(min_length=1)
-    weights: Name | None = None
-    ties: Literal["efron", "breslow"] = "efron"
-    baseline: Literal["per-site", "common"] = "per-site"
-    ph_check: Literal["identity", "log", "none"] = "identity"
-
-    def problems(self, study: Study) -> list[Problem]:
-        """As for every survival analysis; covariates and weights must be there and be of use."""
-        found = super().problems(study) + covariate_problems(study, self.covariates)
-        outcome = set(self.time_variables()) & set(variables_of(self.covariates))
-        if outcome:
-            name = sorted(outcome)[0]
-            what = f"{name!r} is part of the outcome and a covariate."
-            found.append(Problem(("covariates",), what, "variable-twice", "Remove it from the covariates."))
-        if self.weights is None:
-            return found
-        variable = study.variables.get(self.weights)
-        if variable is None:
-            found.append(unknown_variable(("weights",), self.weights, study))
-        elif not isinstance(variable, NumberVariable) or variable.min < 0:
-            what = f"The weights {self.weights!r} are not a number of at least 0."
-            remedy = "Declare them as 'type: number' with 'min: 0'; a patient with weight 0 is left out."
-            found.append(Problem(("weights",), what, "variable-type", remedy))
-        return found
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Opened once, first. holders: (q,) of indicator columns. numbers: (v,) sums within [-1, 1] of number covariates.
-    exits, deaths, entries: (k,) along the grid. death_weight: (k,) with case weights. event_sum, event_time_sum: (p,) sums
-    over events of z and z g(t), for a common baseline. What a study does not need has no elements."""
-
-    patients: Vector
-    events: Vector
-    holders: Vector
-    numbers: Vector
-    exits: Vector
-    deaths: Vector
-    entries: Vector
-    death_weight: Vector
-    event_sum: Vector
-    event_time_sum: Vector
-
-    @property
-    def weight(self) -> Vector:
-        """(k,) total case weight of the events at each time."""
-        return self.death_weight if self.death_weight.size else self.deaths
-
-    @property
-    def at_risk(self) -> Vector:
-        """(k,) just before each grid time."""
-        return number_at_risk(self.exits, self.entries if self.entries.size else None)
-
-
-@dataclass(frozen=True)
-class Derivatives:
-    """score: (p,). information: (p (p + 1) / 2,) its upper triangle. log_likelihood: ()."""
-
-    score: Vector
-    information: Vector
-    log_likelihood: Vector
-
-
-@dataclass(frozen=True)
-class TimeDerivatives:
-    """Of x * g(t) at the estimate. score: (p,). cross, square: (p (p + 1) / 2,) upper triangles."""
-
-    score: Vector
-    cross: Vector
-    square: Vector
-
-
-@dataclass(frozen=True)
-class RiskSets:
-    """Sums of w exp(eta) and w exp(eta) z over risk sets (s0 (k,), s1 (p, k)), where somebody had the event; and over the
-    events (t0, t1), where several tie (Efron)."""
-
-    s0: Vector
-    s1: Matrix
-    t0: Vector
-    t1: Matrix
 
 
 @dataclass(frozen=True)
@@ -152,7 +64,9 @@ class CoxRegression(Method[CoxSpec]):
         self.at = [self.axis.position(t) for t in spec.at]
         self.g = None if spec.ph_check == "none" else time_function(spec.ph_check, self.axis.length)
         self.indicators = [j for j, column in enumerate(self.design.columns) if column.indicator]
-        self.numbers = [(k, v) for k in variables_of(spec.covariates) if isinstance(v := study.variables[k], NumberVariable)]
+        self.numbers = [
+            (k, v) for k in variables_of(spec.covariates) if isinstance(v := study.variables[k], NumberVariable)
+        ]
         weights = study.variables[spec.weights] if spec.weights else None
         self.heaviest = weights.max if isinstance(weights, NumberVariable) else 1.0
 
@@ -171,7 +85,9 @@ class CoxRegression(Method[CoxSpec]):
         risk = risk_data(self.design, self.axis, table, self.spec.weights)
         if self.spec.weights:
             table = table.rows(table[self.spec.weights] > 0)
-        scaled = [float(((table[name] - _middle(v)) / _half(v)).sum()) for name, v in self.numbers]
+        scaled = [
+            float(((table[name] - (v.min + v.max) / 2) / ((v.max - v.min) / 2)).sum()) for name, v in self.numbers
+        ]
         return Cohort(risk, np.array(scaled, np.float64))
 
     # -- what leaves a hospital, as part of a sum --------------------------------------------------------------------------
@@ -208,16 +124,24 @@ class CoxRegression(Method[CoxSpec]):
                 "patients": count((), n, "Number of patients."),
                 "events": count((), n, "Number of events."),
                 "holders": count((len(self.indicators),), n, "Number of patients with each level of a category."),
-                "numbers": moment((len(self.numbers),), n, "Sum of each number covariate, scaled by its declared bounds."),
+                "numbers": moment(
+                    (len(self.numbers),), n, "Sum of each number covariate, scaled by its declared bounds."
+                ),
                 "exits": curve((k,), n, "Number of patients whose follow-up ends at each time of the grid."),
                 "deaths": curve((k,), n, "Number of events at each time of the grid."),
-                "entries": curve((k if self.spec.entry else 0,), n, "Number of patients who enter at each time of the grid."),
+                "entries": curve(
+                    (k if self.spec.entry else 0,), n, "Number of patients who enter at each time of the grid."
+                ),
                 "death_weight": moment(
                     (k if self.spec.weights else 0,), n * self.heaviest, "Case weight of the events at each time."
                 ),
-                "event_sum": moment((in_common,), n * self.heaviest, "Sum of each covariate over patients with the event."),
+                "event_sum": moment(
+                    (in_common,), n * self.heaviest, "Sum of each covariate over patients with the event."
+                ),
                 "event_time_sum": moment(
-                    (in_common if self.g is not None else 0,), n * self.heaviest, "The same sum, times a function of time."
+                    (in_common if self.g is not None else 0,),
+                    n * self.heaviest,
+                    "The same sum, times a function of time.",
                 ),
             }
         )
@@ -240,8 +164,12 @@ class CoxRegression(Method[CoxSpec]):
         return Declaration(
             arguments={"beta": within((self.p,), LIMIT)},
             leaves={
-                "score": moment((self.p,), 2 * weight, "Sum over events of covariates less their mean among those at risk."),
-                "information": moment((self.packed,), weight, "Sum over events of covariances of covariates among those at risk."),
+                "score": moment(
+                    (self.p,), 2 * weight, "Sum over events of covariates less their mean among those at risk."
+                ),
+                "information": moment(
+                    (self.packed,), weight, "Sum over events of covariances of covariates among those at risk."
+                ),
                 "log_likelihood": moment((), weight * log + n, "Log partial likelihood."),
             },
         )
@@ -258,9 +186,11 @@ class CoxRegression(Method[CoxSpec]):
         )
 
     @time_derivatives.declares
-    def _(self, facts: Facts, beta: Vector) -> Declaration:
+    def _(self, facts: Facts, *_: Vector) -> Declaration:
         weight = max(facts.patients, 1) * self.heaviest
-        packed = moment((self.packed,), weight, "Covariances of covariates among those at risk, times a function of time.")
+        packed = moment(
+            (self.packed,), weight, "Covariances of covariates among those at risk, times a function of time."
+        )
         score = moment((self.p,), 2 * weight, "Score, each event times a function of time.")
         return Declaration({"score": score, "cross": packed, "square": packed}, {"beta": within((self.p,), LIMIT)})
 
@@ -268,6 +198,7 @@ class CoxRegression(Method[CoxSpec]):
     def risk_sets(self, data: Cohort, beta: Vector, at_risk: Vector, deaths: Vector) -> RiskSets:
         """For a common baseline: sums of relative risks, and of covariates times relative risks, over the patients at risk at
         each time with an event; and over tied events."""
+        del at_risk  # bounds the sums, in the declaration
         sums = likelihood.risk_sums(data.risk, beta, centred=False)
         some, several = deaths > 0, deaths > 1
         if not self.efron:
@@ -288,28 +219,31 @@ class CoxRegression(Method[CoxSpec]):
         )
 
     @contribution
-    def information(self, data: Cohort, beta: Vector, at_risk_factor: Vector, event_factor: Vector) -> dict[str, Vector]:
+    def information(
+        self, data: Cohort, beta: Vector, at_risk_factor: Vector, event_factor: Vector
+    ) -> dict[str, Vector]:
         """For a common baseline: squares and products of covariates, each patient weighted by relative risk and by the told
         factors of the times at which the patient was at risk."""
         risk = likelihood.relative_risk(data.risk, beta)
         return {"products": pack_symmetric(likelihood.products(data.risk, risk, at_risk_factor, event_factor))}
 
     @information.declares
-    def _(self, facts: Facts, beta: Vector, at_risk_factor: Vector, event_factor: Vector) -> Declaration:
+    def _(self, facts: Facts, beta: Vector, *_: Vector) -> Declaration:
         n, k = max(facts.patients, 1), self.axis.length
-        factor = within((k,), n * _steep(beta))
+        factor = within((k,), n * steep(beta))
         return Declaration(
-            {"products": moment((self.packed,), n * self.heaviest * 1.001, "Weighted squares and products of covariates.")},
+            {"products": moment((self.packed,), 2 * n * self.heaviest, "Weighted squares and products of covariates.")},
             {"beta": within((self.p,), LIMIT), "at_risk_factor": factor, "event_factor": factor},
         )
 
     @contribution
     def hazard_sums(self, data: Cohort, beta: Vector, at_risk: Vector, deaths: Vector) -> dict[str, Vector]:
         """For absolute survival: the sum of relative risks of the patients at risk at each time with an event."""
+        del at_risk  # bounds the sum, in the declaration
         return {"s0": data.risk.over_risk_sets(likelihood.relative_risk(data.risk, beta)) * (deaths > 0)}
 
     @hazard_sums.declares
-    def _(self, facts: Facts, beta: Vector, at_risk: Vector, deaths: Vector) -> Declaration:
+    def _(self, facts: Facts, beta: Vector, at_risk: Vector, *_: Vector) -> Declaration:
         s = self._along_grid(beta, at_risk)
         leaf = moment(s.shape, s, "Sum of relative risks of the patients at risk at each event time.")
         return Declaration({"s0": leaf}, self._grid_arguments(facts))
@@ -324,12 +258,14 @@ class CoxRegression(Method[CoxSpec]):
         return {"slopes": np.array([data.risk.z @ (risk * s) for s in spread]).T.reshape(self.p, len(self.at))}
 
     @hazard_slopes.declares
-    def _(self, facts: Facts, beta: Vector, increments: Vector, s0: Vector) -> Declaration:
+    def _(self, facts: Facts, beta: Vector, increments: Vector, *_: Vector) -> Declaration:
         n, k = max(facts.patients, 1), self.axis.length
-        bound = max(float(np.sum(increments)) * 1.001, 1e-9)
-        leaf = moment((self.p, len(self.at)), bound, "Mean covariates of those at risk, weighted by the hazard to each time.")
-        steep = _steep(beta)
-        arguments = {"increments": within((k,), n * steep), "s0": within((k,), n * self.heaviest * steep)}
+        bound = max(2 * float(np.sum(increments)), 1e-9)
+        leaf = moment(
+            (self.p, len(self.at)), bound, "Mean covariates of those at risk, weighted by the hazard to each time."
+        )
+        most = steep(beta)
+        arguments = {"increments": within((k,), n * most), "s0": within((k,), n * self.heaviest * most)}
         return Declaration({"slopes": leaf}, {"beta": within((self.p,), LIMIT), **arguments})
 
     @contribution
@@ -338,7 +274,7 @@ class CoxRegression(Method[CoxSpec]):
         return pairs(data.risk, beta @ data.risk.z)
 
     @concordance.declares
-    def _(self, facts: Facts, beta: Vector) -> Declaration:
+    def _(self, facts: Facts, *_: Vector) -> Declaration:
         bound = max(facts.patients, 2) ** 2 / 2
         leaf = count if bound < _COUNTABLE else moment
         return Declaration(
@@ -363,7 +299,7 @@ class CoxRegression(Method[CoxSpec]):
 
     def _along_grid(self, beta: Vector, number: Vector) -> Vector:
         """(k,) bounds of sums over `number` patients at each time; where there is nobody the sum is 0, and any bound holds."""
-        return np.maximum(np.asarray(number, np.float64), 1e-6) * self.heaviest * _steep(beta)
+        return np.maximum(np.asarray(number, np.float64), 1e-6) * self.heaviest * steep(beta)
 
     def _grid_arguments(self, facts: Facts) -> dict[str, Any]:
         n, k = float(max(facts.patients, 1)), self.axis.length
@@ -374,7 +310,10 @@ class CoxRegression(Method[CoxSpec]):
         beta, k = np.zeros(self.p), np.zeros(self.axis.length)
         asks = [PlannedAsk(self.totals, (), 1)]
         if self.common:
-            asks += [PlannedAsk(self.risk_sets, (beta, k, k), MAX_STEPS), PlannedAsk(self.information, (beta, k, k), MAX_STEPS + 2)]
+            asks += [
+                PlannedAsk(self.risk_sets, (beta, k, k), MAX_STEPS),
+                PlannedAsk(self.information, (beta, k, k), MAX_STEPS + 2),
+            ]
         else:
             asks.append(PlannedAsk(self.derivatives, (beta,), MAX_STEPS))
             asks += [] if self.g is None else [PlannedAsk(self.time_derivatives, (beta,), 1)]
@@ -388,8 +327,10 @@ class CoxRegression(Method[CoxSpec]):
         """Newton-Raphson, then the check, the baseline and the concordance at the estimate. `MethodError`: see `fit`."""
         totals = await federation.sum(self.totals)
         answerable(self, totals)
-        solver = _Common(self, federation, totals) if self.common else _PerSite(self, federation, totals)
-        fit = await maximise(solver.evaluate, self.design.names, float(totals.patients) * self.heaviest, float(totals.weight.sum()))
+        solver = (CommonBaseline if self.common else PerSiteBaseline)(self, federation, totals)
+        fit = await maximise(
+            solver.evaluate, self.design.names, float(totals.patients) * self.heaviest, float(totals.weight.sum())
+        )
         beta = fit.best.beta
         time = None if self.g is None else await solver.time_information(fit.best)
         hazard = await solver.hazard(fit.best)

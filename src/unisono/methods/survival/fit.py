@@ -64,7 +64,7 @@ async def maximise(evaluate: Evaluate, names: Sequence[str], patients: float, ev
     before, iterations, evaluations = np.inf, 0, 1
     while True:
         step = solve_information(point.information, point.score, names)
-        length = float(np.sqrt(max(step @ point.score, 0.0)))
+        length = max(float(step @ point.score), 0.0) ** 0.5
         if length <= _DONE or (length < _FLOOR and length > before / 2):
             return Fit(point, null, iterations)
         away = np.abs(step) * spread

@@ -117,7 +117,7 @@ class Axis:
     @property
     def times(self) -> NDArray[np.float64]:
         """(length,) in `unit`."""
-        return np.arange(self.length) * self.step
+        return np.asarray(np.arange(self.length) * self.step, np.float64)
 
     def position(self, time: float) -> int:
         """The last grid position that is not after `time`."""

@@ -54,14 +54,15 @@ def tie_terms(s0: Vector, t0: Vector, deaths: NDArray[Any], weight: Vector, *, e
     phi = np.maximum(s0, t0)[k] - f * t0[k]
     u = weight[k] / d[k]
     log_phi = float(u @ np.log(phi))
+
+    def over_ties(values: Vector) -> Vector:
+        return np.asarray(np.bincount(k, values, len(d)), np.float64)
+
     u /= phi
-    a, b = np.bincount(k, u, len(d)), np.bincount(k, u * f, len(d))
+    a, b = over_ties(u), over_ties(u * f)
     u /= phi
-    c = np.bincount(k, u, len(d))
-    u *= f
-    second = np.bincount(k, u, len(d))
-    u *= f
-    return TieTerms(a, b, c, second, np.bincount(k, u, len(d)), log_phi)
+    once = u * f
+    return TieTerms(a, b, over_ties(u), over_ties(once), over_ties(once * f), log_phi)
 
 
 @dataclass(frozen=True)
@@ -130,3 +131,14 @@ def event_values(data: RiskData, g: Vector | None = None) -> Vector:
 def log_likelihood(data: RiskData, sums: RiskSums, terms: TieTerms) -> float:
     """The log partial likelihood (the shift cancels)."""
     return float(event_values(data) @ sums.eta[data.rows]) - terms.log_phi
+
+
+def relative_risk(data: RiskData, beta: Vector) -> Vector:
+    """(n,) case weight times exp(eta), not centred: the same scale at every site."""
+    eta = beta @ data.z
+    return data.weighted(np.exp(eta, out=eta))
+
+
+def products(data: RiskData, risk: Vector, at_risk: Vector, at_event: Vector) -> Matrix:
+    """(p, p) ``sum_i risk_i a_i z_i z_i^T`` with a_i from factors (k,) of the times at risk and of the event."""
+    return weighted_gram(data.z, risk * data.spread(at_risk, at_event))

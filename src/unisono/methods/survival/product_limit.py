@@ -57,7 +57,7 @@ def product_limit(events: Float, at_risk: Float) -> ProductLimit:
     d = np.where(some, events, 0.0)
     left = n - d
     term = np.divide(d, n * left, out=np.zeros_like(n), where=left > 0)
-    return ProductLimit(np.cumprod(left / n), np.cumsum(term))
+    return ProductLimit(np.asarray(np.cumprod(left / n), np.float64), np.cumsum(term))
 
 
 def first_at_or_below(curve: Float, level: float) -> int | None:

@@ -41,11 +41,12 @@ class Counts:
 
     def between(self, i: int, j: int, *, none_too: bool) -> bool:
         """Whether i and j may be neighbours in what is shown: enough patients changed in (i, j], and the numbers at risk
-        of the two differ by as many, so that neither subtraction isolates a few. `none_too`: nobody at all is as good
-        (only where the two times were fixed by the study and not by the data)."""
+        of the two are equal or differ by as many, so that neither subtraction isolates a few. `none_too`: nobody at all
+        in (i, j] is as good (only where the two times were fixed by the study and not by the data)."""
         changed = float(self.changes[i + 1 : j + 1].sum())
         left = float(self.changes[max(i, 0) : j].sum())
-        return all(x >= self.min_count or (none_too and x == 0) for x in (changed, left))
+        steps = changed >= self.min_count or (none_too and changed == 0)
+        return steps and (left >= self.min_count or left == 0)
 
 
 def shown(counts: Counts, wanted: Iterable[int]) -> tuple[list[int], set[int]]:

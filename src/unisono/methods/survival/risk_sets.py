@@ -62,7 +62,7 @@ class RiskData:
 
     def over_events(self, values: Vector) -> Vector:
         """(k,) sum of `values` (n,) over the patients with the event at each grid time."""
-        return np.bincount(self.at, values[self.rows], self.length)
+        return np.asarray(np.bincount(self.at, values[self.rows], self.length), np.float64)
 
     def spread(self, at_risk: Vector, at_event: Vector) -> Vector:
         """(n,) for each patient, the sum of `at_risk` (k,) over the times at risk, less `at_event` (k,) at the event."""

@@ -11,7 +11,7 @@ anyone is asked to unmask, so that a coordinator that dies asks for the very sam
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -231,7 +231,9 @@ class AggregatorSession:
         shares = {name: answer.mask_keys[site] for name, answer in self._answers.items()}
         return self._rebuild(site, shares, public_of, self._advertised[site].mask_key)
 
-    def _rebuild(self, owner: str, shares: Mapping[str, bytes], known: Any, expected: bytes) -> bytes:
+    def _rebuild(
+        self, owner: str, shares: Mapping[str, bytes], known: Callable[[bytes], bytes], expected: bytes
+    ) -> bytes:
         places = {site: x for x, site in enumerate(self.participants, 1)}
         names = {x: site for site, x in places.items()}
         found = recover(

@@ -232,7 +232,7 @@ def dates(column: Any, missing: Collection[str], date_format: str | None) -> Ins
     bad = np.zeros(len(lookup), np.bool_)
     for k, text in enumerate(encoded.dictionary.to_pylist()):
         if text not in missing:
-            parsed = _date(text, date_format)
+            parsed = parse_date(text, date_format)
             bad[k] = parsed is None
             lookup[k] = np.datetime64(parsed, "s") if parsed else lookup[-1]
     index: NDArray[np.int64] = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
@@ -261,7 +261,7 @@ def _typed_dates(plain: Any, missing: Collection[str]) -> Instants:
     return instants
 
 
-def _date(text: str, date_format: str | None) -> datetime | None:
+def parse_date(text: str, date_format: str | None) -> datetime | None:
     """The date, in local wall time; None if it is none."""
     try:
         if date_format is not None:

@@ -31,7 +31,7 @@ class LocatedProblem:
     remedy: str
 
 
-class MappingProblems(MappingError):  # noqa: N818 - several errors in one
+class MappingProblems(MappingError):
     """Everything that is wrong with a mapping file, in one error; `problems` lists it."""
 
     def __init__(

@@ -23,7 +23,7 @@ class DataProblem:
     remedy: str
 
 
-class DataProblems(DataError):  # noqa: N818 - several errors in one
+class DataProblems(DataError):
     """All problems of one hospital's data, listed in `problems`; a single one reads like any other `DataError`."""
 
     def __init__(

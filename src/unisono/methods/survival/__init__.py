@@ -1,0 +1,1 @@
+"""Survival analysis: event times with censoring."""

@@ -1,0 +1,121 @@
+"""What a Cox regression found: hazard ratios, tests, the check of proportional hazards, absolute survival, the forest plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from unisono.methods.base import Result
+from unisono.methods.figures import COLOURS, FAINT, INK, new_figure
+from unisono.methods.wording import say_interval, say_number, say_p
+from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_IN_HEADLINE = 4
+_UNITS = {"1": "1", "a": "year", "mo": "month", "wk": "week", "d": "day", "h": "hour"}
+_COLUMNS = ["coef", "se", "hr", "ci_low", "ci_high", "z", "p"]
+
+
+@dataclass(frozen=True)
+class CoxResult(Result):
+    """`estimates`: see docs/methods/cox.md."""
+
+    @property
+    def coefficients(self) -> pd.DataFrame:
+        """One row a coefficient: log hazard ratio `coef` for one unit, `se`, hazard ratio `hr` with its limits, z and p."""
+        rows = self.estimates["coefficients"]
+        index = pd.Index([row["name"] for row in rows], name="covariate")
+        return pd.DataFrame(rows, index=index)[_COLUMNS]
+
+    @property
+    def ph_check(self) -> pd.DataFrame:
+        """One row a covariate, and ``global``: chi2, df and p of the score test of proportional hazards."""
+        check = self.estimates["ph_check"]
+        rows = check["tests"] if check else []
+        return pd.DataFrame(rows, columns=["name", "chi2", "df", "p"]).set_index("name")
+
+    @property
+    def baseline(self) -> pd.DataFrame:
+        """The reference patient's cumulative hazard and survival, at the times that may be shown."""
+        columns = ["time", "cumulative_hazard", "survival", "at_risk"]
+        found = self.estimates["baseline"]
+        return pd.DataFrame({c: found[c] if found else [] for c in columns})
+
+    @property
+    def survival_at(self) -> pd.DataFrame:
+        """Absolute survival of reference patients, one row for each and each time of `at`."""
+        columns = ["profile", "time", "survival", "low", "high", "at_risk"]
+        return pd.DataFrame(self.estimates["survival_at"], columns=columns)
+
+    def summary(self) -> pd.DataFrame:
+        """Hazard ratios with their limits and p-values."""
+        return self.coefficients[["hr", "ci_low", "ci_high", "p", "coef", "se"]]
+
+    def headline(self) -> str:
+        """The hazard ratios in words, with direction and reference."""
+        rows = self.estimates["coefficients"]
+        text = "; ".join(self._say(row) for row in rows[:_IN_HEADLINE])
+        more = len(rows) - _IN_HEADLINE
+        return text[:1].upper() + text[1:] + (f"; and {more} more." if more > 0 else ".")
+
+    def _say(self, row: dict[str, Any]) -> str:
+        digits = _digits(row)
+        interval = say_interval(row["ci_low"], row["ci_high"], self.estimates["confidence"], digits)
+        size = "about the same hazard, " if say_number(row["hr"], digits) == say_number(1.0, digits) else "hazard "
+        return f"{self._who(row['name'])}: {size}{say_number(row['hr'], digits)} times as high ({interval}, {say_p(row['p'])})"
+
+    def _who(self, column: str) -> str:
+        """``sex female (against male)``, ``age, each year more``; an interaction is named as it is."""
+        if ":" in column:
+            return f"{column} (interaction)"
+        name, _, level = column.rstrip("]").partition("[")
+        variable = self.study.variables[name]
+        label = variable.label or name
+        if isinstance(variable, CategoryVariable):
+            return f"{label} {level} (against {variable.reference})"
+        if isinstance(variable, BooleanVariable):
+            return f"{label} yes (against no)"
+        assert isinstance(variable, NumberVariable)
+        return f"{label}, for each {_UNITS.get(variable.unit, f'1 {variable.unit}')} more"
+
+    def plot(self) -> Figure:
+        """A forest plot: hazard ratios with their limits on a logarithmic axis."""
+        rows = self.estimates["coefficients"]
+        figure, (ax,) = new_figure(7.0, 1.3 + 0.42 * len(rows))
+        ax.axvline(1.0, color=FAINT, linewidth=1, zorder=0)
+        for y, row in enumerate(rows):
+            ax.plot([row["ci_low"], row["ci_high"]], [y, y], color=COLOURS[0], linewidth=1.6)
+            ax.plot([row["hr"]], [y], "s", color=COLOURS[0], markersize=6)
+            digits = _digits(row)
+            numbers = f"{say_number(row['hr'], digits)} ({say_number(row['ci_low'], digits)} to {say_number(row['ci_high'], digits)})"
+            ax.annotate(
+                f"{numbers}  {say_p(row['p'])}",
+                (1.02, y),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=9,
+                color=INK,
+            )
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _few_decades(ax.get_xlim()) else "")
+        ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        percent = f"{100 * self.estimates['confidence']:.10g}"
+        ax.set_xlabel(f"Hazard ratio ({percent}% CI)")
+        return figure
+
+
+def _few_decades(limits: tuple[float, float]) -> bool:
+    """Whether a logarithmic axis is so short that its minor ticks need numbers."""
+    return limits[1] < 10 * limits[0]
+
+
+def _digits(row: dict[str, Any]) -> int:
+    """More digits for ratios close to 1, as those for one year of age are."""
+    away = min(abs(row["ci_low"] - 1), abs(row["ci_high"] - 1), abs(row["hr"] - 1))
+    return 4 if away < 0.005 else 3

@@ -1,0 +1,1 @@
+"""From arrays to elements of a ring, and back."""

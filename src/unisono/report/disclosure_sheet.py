@@ -1,0 +1,174 @@
+"""The disclosure sheet: every array that may leave a hospital (`planned`), and every one that did (`actual`).
+
+It is made from the contributions' own declarations and from the journal, never written by hand: what is not on it did
+not leave. Privacy officers read it before they sign a permit, and again in the report.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from unisono.federation.contribution import Facts
+from unisono.federation.journal import Journal
+from unisono.methods.base import Method
+from unisono.methods.cohort import CohortFlow, CohortSpec
+from unisono.methods.registry import build
+from unisono.protection.leaves import Rule
+from unisono.study.document import Study
+
+WORD_BYTES = 8
+"""An element travels as one 64-bit word of the `exact` encoding."""
+EXAMPLE = Facts(patients=1000)
+"""Shapes do not depend on the number of patients; a declaration wants one all the same."""
+
+RULES: dict[str, str] = {
+    "count": "numbers of patients or events; small ones are blanked before anything is written",
+    "curve": "numbers of patients or events along the time grid; shown only where enough patients stand behind each step",
+    "moment": "sums over patients of bounded functions of their values; no single patient can be read from them",
+    "update": "clipped changes of a model's parameters",
+}
+"""What each disclosure rule means."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of a contribution, as the sheet shows it. times: planned, at most; actual, how often it was opened.
+    An array leaves each hospital once for each time, `bytes` large, protected as `protection` says."""
+
+    analysis: str
+    contribution: str
+    leaf: str
+    rule: Rule
+    shape: tuple[int, ...]
+    times: int
+    protection: str
+    meaning: str
+
+    @property
+    def bytes(self) -> int:
+        """Of one hospital's part, once."""
+        return WORD_BYTES * prod(self.shape)
+
+    @property
+    def size(self) -> str:
+        """The shape as people write it: ``1 number``, ``36 numbers``, ``2 × 37 numbers``."""
+        if prod(self.shape) == 1:
+            return "1 number"
+        return " × ".join(str(n) for n in self.shape) + " numbers"
+
+
+PlannedRow = Leaf
+ActualRow = Leaf
+
+
+def planned(study: Study) -> list[PlannedRow]:
+    """What a study may make leave each hospital: every leaf of every contribution of every analysis, with its cohort step.
+
+    `StudyError` if a method is unknown; a study that was checked has none.
+    """
+    how = protection_words(study)
+    rows: list[PlannedRow] = []
+    for analysis in study.analyses:
+        methods: tuple[Method[Any], ...] = (CohortFlow(study, analysis, CohortSpec()), build(study, analysis))
+        for method in methods:
+            for ask in method.plan():
+                leaves = ask.contribution.declaration(EXAMPLE, *ask.arguments).leaves
+                name = f"{method.name}.{ask.contribution.name}"
+                rows += [
+                    Leaf(analysis, name, key, leaf.rule, leaf.shape, ask.at_most, how, leaf.meaning)
+                    for key, leaf in leaves.items()
+                    if leaf.size
+                ]
+    return rows
+
+
+def actual(journal: Journal, study: Study, analysis: str) -> list[ActualRow]:
+    """What left each hospital for the sums that a journal holds, in the order in which it was first opened.
+
+    Sums whose records a snapshot pruned are not described any more; `unisono verify` still counts them.
+    """
+    how = protection_words(study)
+    times: dict[Leaf, int] = {}
+    for record in journal.all("opened"):
+        if record.body is None:
+            continue
+        name = f"{record.body['method']}.{record.body['name']}"
+        for key, leaf in record.body["leaves"].items():
+            shape = tuple(int(n) for n in leaf["shape"])
+            if prod(shape):
+                row = Leaf(analysis, name, str(key), leaf["rule"], shape, 0, how, str(leaf["meaning"]))
+                times[row] = times.get(row, 0) + 1
+    return [replace(row, times=n) for row, n in times.items()]
+
+
+def protection_words(study: Study) -> str:
+    """How each part is hidden while it leaves, in a few words."""
+    if study.protection.hide == "none":
+        return "not hidden: the coordinator sees each hospital's part"
+    return f"masked ({study.protection.hide}): only the sum over {study.release.min_sites} or more hospitals is opened"
+
+
+def planned_table(rows: Sequence[PlannedRow]) -> Table:
+    """The planned sheet for a terminal."""
+    return _table(rows, "at most", "What may leave each hospital, as part of a sum")
+
+
+def actual_table(rows: Sequence[ActualRow]) -> Table:
+    """The actual sheet for a terminal."""
+    return _table(rows, "times", "What left each hospital, as part of a sum")
+
+
+def text(table: Table, width: int = 140) -> str:
+    """A sheet as plain text, to attach to an application."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, force_terminal=False, color_system=None, highlight=False).print(table)
+    return stream.getvalue()
+
+
+def csv_rows(rows: Iterable[Leaf]) -> list[dict[str, str | int]]:
+    """The sheet for ``disclosure.csv``: one line a leaf."""
+    return [
+        {
+            "analysis": row.analysis,
+            "contribution": row.contribution,
+            "leaf": row.leaf,
+            "rule": row.rule,
+            "shape": "x".join(map(str, row.shape)) or "1",
+            "bytes": row.bytes,
+            "times": row.times,
+            "protection": row.protection,
+            "meaning": row.meaning,
+        }
+        for row in rows
+    ]
+
+
+def _table(rows: Sequence[Leaf], times: str, title: str) -> Table:
+    protections = list(dict.fromkeys(row.protection for row in rows))
+    table = Table(
+        title=title, caption="\n".join(protections), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
+    )
+    table.add_column("analysis")
+    table.add_column("contribution")
+    table.add_column("leaf")
+    table.add_column("rule")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("bytes", justify="right")
+    table.add_column(times, justify="right")
+    table.add_column("meaning", ratio=1)
+    before = ("", "")
+    for row in rows:
+        analysis = row.analysis if row.analysis != before[0] else ""
+        contribution = row.contribution if (row.analysis, row.contribution) != before else ""
+        before = (row.analysis, row.contribution)
+        cells = (analysis, contribution, row.leaf, row.rule, row.size, f"{row.bytes:,}", str(row.times), row.meaning)
+        table.add_row(*(cell.replace("[", r"\[") for cell in cells))
+    return table

@@ -1,0 +1,77 @@
+"""One sum to look at: the first bytes that came from each hospital, beside what they opened to.
+
+Hospitals' bytes are masked and look like noise. They are shown only where they are masked; and the opened number only
+where it is one that the results show anyway, so that this page never tells more than they do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from unisono.federation.journal import Journal, Record
+from unisono.report.participation import Frozen
+from unisono.report.record import AnalysisRecord
+
+_HEX = 16
+"""Hexadecimal digits of one 64-bit word: the first number of a part."""
+
+
+class ShownSum(Frozen):
+    """received: of each hospital, the first word as it arrived (hex, least byte first). opened: the first number of the
+    sum, and the same as a word. leaf, meaning: what that number is."""
+
+    step: int
+    contribution: str
+    leaf: str
+    meaning: str
+    received: dict[str, str]
+    opened: int
+    opened_hex: str
+
+
+def shown_sum(journal: Journal, record: AnalysisRecord) -> ShownSum | None:
+    """The first sum of the analysis's own (else of its cohort step) that may be shown; None if there is none."""
+    if record.protection.hide == "none":
+        return None
+    public = _public(record)
+    opened = [r for r in journal.all("opened") if r.body is not None]
+    opened.sort(key=lambda r: r.body is not None and r.body["method"] != record.method)
+    for candidate in opened:
+        found = _shown(candidate, public)
+        if found is not None:
+            return found
+    return None
+
+
+def _shown(record: Record, public: set[int]) -> ShownSum | None:
+    assert record.body is not None
+    body = record.body
+    leaves = [(k, v) for k, v in body["leaves"].items() if math.prod(v["shape"])]
+    if not leaves or not body["first_bytes"] or leaves[0][1]["rule"] not in ("count", "curve"):
+        return None
+    name, leaf = leaves[0]
+    word = body["words"][:1]
+    total = int(word.view("int64")[0])
+    if total not in public:
+        return None
+    return ShownSum(
+        step=record.step,
+        contribution=f"{body['method']}.{body['name']}",
+        leaf=str(name),
+        meaning=str(leaf["meaning"]),
+        received={site: str(sent)[:_HEX] for site, sent in sorted(body["first_bytes"].items())},
+        opened=total,
+        opened_hex=word.tobytes().hex(),
+    )
+
+
+def _public(record: AnalysisRecord) -> set[int]:
+    """The totals that result.json shows."""
+    found = _whole((record.cohort.get("read"), record.cohort.get("patients")))
+    return found | _whole((record.estimates.get("n"), record.estimates.get("events")))
+
+
+def _whole(values: Iterable[Any]) -> set[int]:
+    return {int(v) for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0}

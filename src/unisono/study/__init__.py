@@ -1,0 +1,1 @@
+"""The study document: its format, its checks, its cohort."""
