@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import numpy as np
@@ -233,11 +234,12 @@ def test_a_curve_that_halves_exactly_has_its_median_there() -> None:
 
 
 def test_only_counts_along_the_grid_leave_in_one_step() -> None:
-    federation = PlainFederation(method(lung_study()), lung.tables(lung.frame()))
-    plan = federation_plan = method(lung_study()).plan()
-    assert [ask.contribution.name for ask in federation_plan] == ["counts"]
-    leaves = plan[0].contribution.declaration(federation.facts).leaves
-    assert {leaf.rule for leaf in leaves.values()} == {"curve"}
+    asked = method(lung_study())
+    federation = PlainFederation(asked, lung.tables(lung.frame()))
+    asyncio.run(asked.run(federation))  # type: ignore[arg-type]
+    (planned,) = asked.plan()
+    assert federation.steps == [planned.contribution.name] == ["counts"]
+    assert {leaf.rule for leaf in planned.contribution.declaration(federation.facts).leaves.values()} == {"curve"}
 
 
 def test_entry_at_or_after_the_end_of_follow_up_is_explained() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from unisono.errors import DataError
 from unisono.site.data.mapping import FileFormat
-from unisono.site.data.readers import Raw, read, sniff_decimal, sniff_delimiter
+from unisono.site.data.readers import Raw, read
+from unisono.site.data.sniff import sniff_decimal, sniff_delimiter
 
 
 def written(folder: Path, content: str | bytes, name: str = "padua.csv") -> Path:
@@ -152,3 +153,34 @@ def test_dataframes_and_arrow_tables_are_read_as_they_are() -> None:
 
 def test_a_dataframe_column_of_mixed_kinds_is_refused() -> None:
     assert refusal(pd.DataFrame({"a": [1, "x", b"y"]})).rule == "one-type-per-column"
+
+
+def test_a_source_that_is_no_table_is_refused() -> None:
+    assert refusal(7).rule == "data-source"
+
+
+def test_old_line_ends_and_empty_lines_are_read(tmp_path: Path) -> None:
+    for end in ("\r\n", "\r", "\n"):
+        assert cells(read(written(tmp_path, f"a;b{end}{end}1;2{end}3;4{end}{end}")), "b") == ["2", "4"]
+
+
+def test_text_that_is_not_in_the_said_encoding_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    late = "a,b\n" + "1,x\n" * 100_000 + "1,é\n"
+    for said in ("ascii", "utf-16"):
+        error = refusal(written(tmp_path, late), file=FileFormat(encoding=said))
+        assert error.rule == "text-encoding"
+
+
+def test_dots_in_the_names_of_parquet_columns_are_part_of_the_name(tmp_path: Path) -> None:
+    pd.DataFrame({"ph.ecog": [1, 2], "ph": [3, 4]}).to_parquet(tmp_path / "x.parquet")
+    raw = read(tmp_path / "x.parquet", wanted={"ph.ecog"})
+    assert raw.columns["ph.ecog"].to_pylist() == [1, 2]
+    assert set(raw.columns) == {"ph.ecog"}
+
+
+def test_a_header_without_names_is_refused(tmp_path: Path) -> None:
+    assert refusal(written(tmp_path, ",,\n1,2,3\n")).rule == "named-columns"
+
+
+def test_a_decimal_comma_is_also_heeded_for_text_in_frames() -> None:
+    assert read(pd.DataFrame({"a": ["1,5"]}), FileFormat(decimal=",")).file.decimal == ","

@@ -10,6 +10,7 @@ import typer
 from unisono.cli.console import out as console
 from unisono.methods.registry import check as method_checks
 from unisono.site.data.propose import propose
+from unisono.site.data.readers import read
 from unisono.site.data.snapshot import freeze
 from unisono.study.load import load
 
@@ -28,7 +29,7 @@ def map_(
 
     [bold]Example[/]: unisono site map padua.csv study.yaml --out padua.mapping.yaml
     """
-    text, notes = propose(data, load(study, method_checks))
+    text, notes = propose(read(data), load(study, method_checks))
     if out is None:
         typer.echo(text)
     else:

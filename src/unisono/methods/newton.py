@@ -1,7 +1,8 @@
 """The linear algebra of a Newton step, checked: an information matrix without inverse is explained by its columns.
 
-Used by every likelihood method. The matrix is first scaled to a unit diagonal, so that what counts as singular does not
-depend on units. Columns are named, because "singular matrix" helps nobody at a hospital.
+Used by every likelihood method, on columns within [-1, 1] (`unisono.methods.design`). The matrix is first scaled to a
+unit diagonal, so that what counts as singular does not depend on how much a column spreads. Columns are named, because
+"singular matrix" helps nobody at a hospital.
 """
 
 from __future__ import annotations

@@ -15,6 +15,18 @@ OFFICERS = "the researchers of the study, and officers"
 HOSPITAL = "this hospital alone"
 
 _KNOWN: tuple[tuple[str, str, str], ...] = (
+    ("data/*", "A hospital's data or mapping, in this simulation.", HOSPITAL),
+    (
+        "sites/*/validation.*",
+        "What became of the hospital's data: converted, rounded, out of range, missing.",
+        HOSPITAL,
+    ),
+    ("sites/*/permits/*", "The hospital's signed consent to this study.", HOSPITAL),
+    ("sites/*/audit.jsonl", "What the hospital was asked, and what it answered or refused.", HOSPITAL),
+    ("sites/*/state.db*", "What the hospital remembers: the parts it sent, and for whom it unmasked.", HOSPITAL),
+    ("sites/*/*.key", "The hospital's private keys. Never to be copied.", HOSPITAL),
+    ("sites/*/*.json", "What the hospital was told about its own patients.", HOSPITAL),
+    ("sites/*", "Of one hospital.", HOSPITAL),
     ("report.html", "The report: the answer for a clinician, then the protection for a privacy officer.", EVERYBODY),
     (FILE, "This list.", EVERYBODY),
     ("study.yaml", "The study that was answered.", EVERYBODY),
@@ -31,16 +43,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         OFFICERS,
     ),
     ("sites.yaml", "Where each hospital's file was read from, in this simulation.", OFFICERS),
-    ("data/*", "A hospital's data or mapping, in this simulation.", HOSPITAL),
-    ("sites/*/validation.*", "What became of the hospital's data: converted, rounded, out of range, missing.", HOSPITAL),
-    ("sites/*/permits/*", "The hospital's signed consent to this study.", HOSPITAL),
-    ("sites/*/audit.jsonl", "What the hospital was asked, and what it answered or refused.", HOSPITAL),
-    ("sites/*/state.db*", "What the hospital remembers: the parts it sent, and for whom it unmasked.", HOSPITAL),
-    ("sites/*/*.key", "The hospital's private keys. Never to be copied.", HOSPITAL),
-    ("sites/*/*.json", "What the hospital was told about its own patients.", HOSPITAL),
-    ("sites/*", "Of one hospital.", HOSPITAL),
 )
-"""Pattern, what it is, who may see it; the first that fits counts. A pattern's ``*`` stands for any path."""
+"""Pattern, what it is, who may see it; the first that fits counts, so hospitals' folders come first. A pattern's ``*`` stands for any path."""
 
 _UNKNOWN = ("Not written by Unisono.", OFFICERS)
 

@@ -7,7 +7,7 @@ not leave. Privacy officers read it before they sign a permit, and again in the 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -77,8 +77,7 @@ def planned(study: Study) -> list[PlannedRow]:
     how = protection_words(study)
     rows: list[PlannedRow] = []
     for analysis in study.analyses:
-        methods: tuple[Method[Any], ...] = (CohortFlow(study, analysis, CohortSpec()), build(study, analysis))
-        for method in methods:
+        for method in _methods(study, analysis):
             for ask in method.plan():
                 leaves = ask.contribution.declaration(EXAMPLE, *ask.arguments).leaves
                 name = f"{method.name}.{ask.contribution.name}"
@@ -91,22 +90,43 @@ def planned(study: Study) -> list[PlannedRow]:
 
 
 def actual(journal: Journal, study: Study, analysis: str) -> list[ActualRow]:
-    """What left each hospital for the sums that a journal holds, in the order in which it was first opened.
+    """What left each hospital for the sums that a journal holds: contributions in the order in which they were first
+    opened, leaves as declared.
 
     Sums whose records a snapshot pruned are not described any more; `unisono verify` still counts them.
     """
     how = protection_words(study)
+    order = leaf_order(study, analysis)
     times: dict[Leaf, int] = {}
     for record in journal.all("opened"):
         if record.body is None:
             continue
         name = f"{record.body['method']}.{record.body['name']}"
-        for key, leaf in record.body["leaves"].items():
+        for key, leaf in in_order(record.body["leaves"], order.get(name, ())):
             shape = tuple(int(n) for n in leaf["shape"])
             if prod(shape):
-                row = Leaf(analysis, name, str(key), leaf["rule"], shape, 0, how, str(leaf["meaning"]))
+                row = Leaf(analysis, name, key, leaf["rule"], shape, 0, how, str(leaf["meaning"]))
                 times[row] = times.get(row, 0) + 1
     return [replace(row, times=n) for row, n in times.items()]
+
+
+def leaf_order(study: Study, analysis: str) -> dict[str, tuple[str, ...]]:
+    """The leaves' names in declared order, which is the order of their words in a sum, by contribution. (A journal keeps
+    its records in the order of their keys.)"""
+    return {
+        f"{method.name}.{ask.contribution.name}": tuple(ask.contribution.declaration(EXAMPLE, *ask.arguments).leaves)
+        for method in _methods(study, analysis)
+        for ask in method.plan()
+    }
+
+
+def in_order(leaves: Mapping[str, Any], order: Sequence[str]) -> list[tuple[str, Any]]:
+    """A journal record's leaves in declared order; those that the declaration does not name (a mean's weight) last."""
+    return [(k, leaves[k]) for k in order if k in leaves] + [(k, v) for k, v in leaves.items() if k not in order]
+
+
+def _methods(study: Study, analysis: str) -> tuple[Method[Any], ...]:
+    return CohortFlow(study, analysis, CohortSpec()), build(study, analysis)
 
 
 def protection_words(study: Study) -> str:

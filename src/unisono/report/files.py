@@ -95,12 +95,10 @@ def _write_analysis(run: Run, outcome: Outcome, before: AnalysisRun | None) -> A
             record.write(folder)
             summary = outcome.answer.result.summary().to_csv(lineterminator="\n")
             plain_json.write_text(folder / "summary.csv", summary, "summary")
-            shown = shown_sum(journal, record)
+            shown = shown_sum(journal, run.study, record)
         _write_sheet(folder / "disclosure.csv", csv_rows(actual(journal, run.study, outcome.analysis)))
         error = None if outcome.error is None else outcome.error.to_dict()
-        return analysis_run(
-            journal, events, seconds=outcome.seconds, shown_sum=shown, error=error, before=before
-        )
+        return analysis_run(journal, events, seconds=outcome.seconds, shown_sum=shown, error=error, before=before)
     finally:
         journal.close()
 

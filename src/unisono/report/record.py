@@ -101,5 +101,7 @@ def protection_of(study: Study, sites: int) -> Protection:
         sites=sites,
         threshold=found.t if found else None,
         tolerated_drop_outs=found.tolerated_drops if found else None,
-        sentence=f"{found.sentence()}." if found else "Nothing hides the hospitals' parts: the coordinator sees each one.",
+        sentence=f"{found.sentence()}."
+        if found
+        else "Nothing hides the hospitals' parts: the coordinator sees each one.",
     )

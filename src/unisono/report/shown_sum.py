@@ -7,12 +7,14 @@ where it is one that the results show anyway, so that this page never tells more
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unisono.federation.journal import Journal, Record
+from unisono.report.disclosure_sheet import in_order, leaf_order
 from unisono.report.participation import Frozen
 from unisono.report.record import AnalysisRecord
+from unisono.study.document import Study
 
 _HEX = 16
 """Hexadecimal digits of one 64-bit word: the first number of a part."""
@@ -31,24 +33,27 @@ class ShownSum(Frozen):
     opened_hex: str
 
 
-def shown_sum(journal: Journal, record: AnalysisRecord) -> ShownSum | None:
+def shown_sum(journal: Journal, study: Study, record: AnalysisRecord) -> ShownSum | None:
     """The first sum of the analysis's own (else of its cohort step) that may be shown; None if there is none."""
     if record.protection.hide == "none":
         return None
-    public = _public(record)
+    public, order = _public(record), leaf_order(study, record.analysis)
     opened = [r for r in journal.all("opened") if r.body is not None]
     opened.sort(key=lambda r: r.body is not None and r.body["method"] != record.method)
     for candidate in opened:
-        found = _shown(candidate, public)
+        found = _shown(candidate, public, order)
         if found is not None:
             return found
     return None
 
 
-def _shown(record: Record, public: set[int]) -> ShownSum | None:
+def _shown(record: Record, public: set[int], order: Mapping[str, tuple[str, ...]]) -> ShownSum | None:
     assert record.body is not None
     body = record.body
-    leaves = [(k, v) for k, v in body["leaves"].items() if math.prod(v["shape"])]
+    contribution = f"{body['method']}.{body['name']}"
+    if contribution not in order:
+        return None
+    leaves = [(k, v) for k, v in in_order(body["leaves"], order[contribution]) if math.prod(v["shape"])]
     if not leaves or not body["first_bytes"] or leaves[0][1]["rule"] not in ("count", "curve"):
         return None
     name, leaf = leaves[0]
@@ -58,7 +63,7 @@ def _shown(record: Record, public: set[int]) -> ShownSum | None:
         return None
     return ShownSum(
         step=record.step,
-        contribution=f"{body['method']}.{body['name']}",
+        contribution=contribution,
         leaf=str(name),
         meaning=str(leaf["meaning"]),
         received={site: str(sent)[:_HEX] for site, sent in sorted(body["first_bytes"].items())},

@@ -15,7 +15,7 @@ from rich.text import Text
 from unisono.errors import UnisonoError
 from unisono.methods.base import Result
 from unisono.report.comparison import Comparison
-from unisono.report.words import NOTHING, cell
+from unisono.report.words import cell, digits, gap
 
 if TYPE_CHECKING:
     from unisono.engines.embedded.run import Outcome
@@ -76,9 +76,8 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_column("")
     for heading in ("federated", "pooled", "relative difference"):
         table.add_column(heading, justify="right")
-    for (quantity, federated, pooled), gap in zip(comparison.rows, comparison.differences, strict=True):
-        said = NOTHING if gap is None else f"{gap:.1e}"
-        table.add_row(escape(quantity), digits(federated), digits(pooled), said)
+    for (quantity, federated, pooled), apart in zip(comparison.rows, comparison.differences, strict=True):
+        table.add_row(escape(quantity), digits(federated), digits(pooled), gap(apart))
     return table
 
 
@@ -92,8 +91,3 @@ def error_panel(error: UnisonoError, *, title: str = "Stopped") -> Panel:
     table.add_row("rule", Text(error.rule))
     table.add_row("what to do", Text(error.remedy, style="green"))
     return Panel(table, title=f"[bold]{escape(title)}[/]", title_align="left", border_style="red", padding=(1, 2))
-
-
-def digits(value: float | None) -> str:
-    """A number with ten significant digits, for comparisons."""
-    return NOTHING if value is None else f"{value:.10g}"

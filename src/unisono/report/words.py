@@ -39,6 +39,26 @@ def number(value: float | None, digits: int = 3) -> str:
     return NOTHING if value is None or math.isnan(value) else say_number(value, digits)
 
 
+def count(value: float | None) -> str:
+    """A number of patients, ``1,234``; a dash where it may not be shown."""
+    return NOTHING if value is None else f"{int(value):,}"
+
+
+def time(value: float | None) -> str:
+    """A time on the grid, without zeros that say nothing: ``6``, ``1.5``."""
+    return NOTHING if value is None else f"{value:.6g}"
+
+
+def gap(value: float | None) -> str:
+    """A relative difference: ``1.6e-12``, ``0``."""
+    return NOTHING if value is None else f"{value:.1e}" if value else "0"
+
+
+def digits(value: float | None) -> str:
+    """A number with ten significant digits, for comparisons."""
+    return NOTHING if value is None else f"{value:.10g}"
+
+
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
     """``0.42 to 0.81``; a dash for a limit that was not reached or is not shown."""
     return NOTHING if low is None and high is None else f"{number(low, digits)} to {number(high, digits)}"

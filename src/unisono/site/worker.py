@@ -69,6 +69,7 @@ class LocalWorker:
         self.snapshot = snapshot
         self._secret = secret
         self._prepared: dict[tuple[str, str], tuple[dict[str, float], _Prepared]] = {}
+        self._hashed: dict[tuple[str, ...], Hashes] = {}
 
     def digest(self) -> str:
         """Of the frozen snapshot; `DataError` if its file was changed since."""
@@ -101,14 +102,23 @@ class LocalWorker:
             return cached[1]
         method = method_of(self.study, ask)
         selection = select(self.snapshot.table, self.study, method.variables(), method.rows, imputed)
-        keep = selection.keep
-        if ask.method == COHORT:  # counted as the patients of the analysis that it opens
-            target = build(self.study, ask.analysis)
-            keep = select(self.snapshot.table, self.study, target.variables(), target.rows, _zeros(self.study)).keep
-        rows = np.sort(row_hashes(self.snapshot.table, keep, self._secret))
+        # The cohort step is counted as the patients of the analysis that it opens.
+        counted, keep = method, selection.keep
+        if ask.method == COHORT:
+            counted = build(self.study, ask.analysis)
+            filled_in = dict.fromkeys(self.study.variables, 0.0)  # only who is selected matters here
+            keep = select(self.snapshot.table, self.study, counted.variables(), counted.rows, filled_in).keep
+        rows = np.sort(self._hashes(counted.variables())[keep])
         prepared = _Prepared(method, method.prepare(selection.table), CohortView(len(rows), rows))
         self._prepared[key] = (imputed, prepared)
         return prepared
+
+    def _hashes(self, variables: tuple[str, ...]) -> Hashes:
+        """Of every row's values of these variables: two studies that ask the same of a patient see the same hash."""
+        if variables not in self._hashed:
+            table = self.snapshot.table.only(variables)
+            self._hashed = {variables: row_hashes(table, np.ones(table.n, np.bool_), self._secret)}
+        return self._hashed[variables]
 
 
 def method_of(study: Study, ask: Ask) -> Method[Any]:
@@ -116,11 +126,6 @@ def method_of(study: Study, ask: Ask) -> Method[Any]:
     if ask.method == COHORT:
         return CohortFlow(study, ask.analysis, CohortSpec())
     return build(study, ask.analysis)
-
-
-def _zeros(study: Study) -> dict[str, float]:
-    """Stand-ins where only *who* is selected matters, not what is filled in."""
-    return dict.fromkeys(study.variables, 0.0)
 
 
 @contextmanager

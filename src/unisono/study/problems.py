@@ -102,7 +102,7 @@ def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...], document: An
     tag = _at(document, _document_path(loc, document)[:-1])
     if len(models) > 1 and isinstance(tag, Mapping):
         models = [m for m in models if _allows_tag(m, tag.get("type"))] or models
-    return list(dict.fromkeys(key for m in models for key in m.model_fields))
+    return list(dict.fromkeys(field.alias or key for m in models for key, field in m.model_fields.items()))
 
 
 def _below(kind: Any, element: int | str) -> list[Any]:

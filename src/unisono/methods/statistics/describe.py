@@ -33,6 +33,11 @@ Counts = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
+ROUNDING = 1e-13
+"""Sum of squared deviations of z (within [-1, 1]) and patient of the cohort, below which values are the same within what
+the encoding carries: its quantum grows with the cohort, not with the group."""
+
+
 class DescribeSpec(Spec):
     """variables: those to describe (default: all of the study). by: a category or boolean whose levels are the columns.
     bins: of a number's histogram over its declared range. quantiles: to report, each strictly between 0 and 1."""
@@ -228,7 +233,7 @@ class Describe(Method[DescribeSpec]):
             counts = {"n": n, "missing": int(sizes[rows].sum()) - n}
             visible = {key: None if no else value for (key, value), no in zip(counts.items(), shown, strict=True)}
             moments = float(sums[f"{name}.sum"][rows].sum()), float(sums[f"{name}.squares"][rows].sum())
-            values = _statistics(n, moments, variable) if stated else {"mean": None, "sd": None}
+            values = _statistics(n, moments, variable, ROUNDING * sizes.sum()) if stated else {"mean": None, "sd": None}
             tallied = histogram[rows].sum(axis=0)
             # A quantile with few patients on one side of it would place those few.
             wide = {q: stated and n > 0 and n * min(q, 1 - q) >= least - 1e-9 for q in self.spec.quantiles}
@@ -254,16 +259,16 @@ class Describe(Method[DescribeSpec]):
 
         def entry(column: Counts, shown: Mask, *, sized: bool) -> dict[str, Any]:
             n = int(column[:-1].sum())
+            told = n > 0 and not shown[-1]  # a percentage of those with a value gives away how many have none
             rows = [
                 {
                     "level": level,
                     **_cell(int(k), no, sized and 0 < k < least),
-                    "percent": None if no or n == 0 else 100 * int(k) / n,
+                    "percent": 100 * int(k) / n if told and not no else None,
                 }
                 for level, k, no in zip(levels, column[:-1], shown[:-1], strict=True)
             ]
-            gaps = None if shown[-1] else int(column[-1])
-            return {"n": None if shown.any() else n, "missing": gaps, "levels": rows}
+            return {"n": None if shown.any() else n, "missing": None if shown[-1] else int(column[-1]), "levels": rows}
 
         groups = range(len(sizes)) if self.spec.by else range(0)
         return {
@@ -323,12 +328,15 @@ def _cell(k: int, hidden: np.bool_, small: bool) -> dict[str, Any]:
     return {"n": None, "small": bool(small)} if hidden else {"n": k}
 
 
-def _statistics(n: int, moments: tuple[float, float], variable: NumberVariable) -> dict[str, float | None]:
-    """Mean and standard deviation (n - 1) in the study's unit from sums of z and z^2."""
+def _statistics(
+    n: int, moments: tuple[float, float], variable: NumberVariable, noise: float
+) -> dict[str, float | None]:
+    """Mean and standard deviation (n - 1) in the study's unit, from sums of z and z^2 that are right to within `noise`."""
     if n == 0:
         return {"mean": None, "sd": None}
     mean = moments[0] / n
-    spread = max(moments[1] - n * mean**2, 0.0)
+    spread = moments[1] - n * mean**2
+    spread = spread if spread > noise else 0.0
     sd = _half(variable) * float(np.sqrt(spread / (n - 1))) if n > 1 else None
     return {"mean": _centre(variable) + _half(variable) * mean, "sd": sd}
 

@@ -92,7 +92,14 @@ def _number_rows(variable: dict[str, Any], entries: list[dict[str, Any]]) -> dic
 def _mean(entry: dict[str, Any]) -> str:
     if entry["mean"] is None:
         return "-" if entry["n"] == 0 else UNSAID
-    return f"{say_number(entry['mean'])} ({say_number(entry['sd'])})"
+    return f"{say_number(entry['mean'])} ({_deviation(entry)})"
+
+
+def _deviation(entry: dict[str, Any]) -> str:
+    """The standard deviation with the decimals of its mean, as tables are printed; more where it would be 0."""
+    mean, sd = say_number(entry["mean"]), entry["sd"]
+    rounded = f"{sd:.{len(mean.partition('.')[2])}f}" if sd is not None and "e" not in mean else say_number(sd)
+    return rounded if sd is None or sd == 0 or float(rounded) > 0 else say_number(sd)
 
 
 def _median(entry: dict[str, Any]) -> str:
@@ -127,7 +134,7 @@ def _in_words(variable: dict[str, Any]) -> str | None:
         unit = "" if variable["unit"] in (None, "1") else f" {variable['unit']}"
         if overall["mean"] is None:
             return None
-        return f"mean {variable['label']} {say_number(overall['mean'])}{unit} (SD {say_number(overall['sd'])})"
+        return f"mean {variable['label']} {say_number(overall['mean'])}{unit} (SD {_deviation(overall)})"
     last = overall["levels"][-1]
     if last["n"] is None or last["percent"] is None:
         return None
@@ -152,13 +159,12 @@ def _histogram(ax: Axes, variable: dict[str, Any]) -> None:
 def _bars(ax: Axes, variable: dict[str, Any]) -> None:
     rows = variable["overall"]["levels"]
     places = range(len(rows))
-    ax.barh(places, [row["percent"] or 0.0 for row in rows], color=COLOURS[0], height=0.6)
+    ax.barh(places, [row["n"] or 0 for row in rows], color=COLOURS[0], height=0.6)
     for place, row in zip(places, rows, strict=True):
-        text = UNSAID if row["percent"] is None else f"{row['percent']:.0f}%"
-        ax.annotate(
-            text, (row["percent"] or 0.0, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        share = "" if row["percent"] is None else f" ({row['percent']:.0f}%)"
+        text = UNSAID if row["n"] is None else f"{row['n']}{share}"
+        ax.annotate(text, (row["n"] or 0, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
     ax.set_yticks(places, [row["level"] for row in rows])
     ax.invert_yaxis()
-    ax.set_xlim(0, 110)
-    ax.set_xlabel(f"{variable['label']} (%)", color=INK, fontsize=9)
+    ax.margins(x=0.15)
+    ax.set_xlabel(f"{variable['label']} (patients)", color=INK, fontsize=9)

@@ -74,7 +74,8 @@ async def climb(ask: Ask, start: Climb, free: Sequence[int], penalty: Vector, na
             return at
         _not_running(at, step, iteration, names)
         last = decrement <= NEAR
-        at = await _walk(ask, at, step, penalty, names)
+        limit = _longest(at, step, float(start.sums.deviance), names)
+        at = await _walk(ask, at, step * limit, penalty, names)
     raise _no_convergence(names, step)
 
 
@@ -101,7 +102,6 @@ def _newton_step(at: Climb, index: NDArray[np.intp], penalty: Vector, names: Seq
 async def _walk(ask: Ask, at: Climb, step: Vector, penalty: Vector, names: Sequence[str]) -> Climb:
     """One step, halved until the objective does not get worse."""
     here = objective(at.beta, at.sums, penalty)
-    step = step * _longest(at.beta, step, names)
     for _ in range(HALVINGS):
         beta = np.clip(at.beta + step, -LIMIT, LIMIT)
         sums = await ask(beta)
@@ -111,21 +111,23 @@ async def _walk(ask: Ask, at: Climb, step: Vector, penalty: Vector, names: Seque
     raise _no_convergence(names, step)
 
 
-def _longest(beta: Vector, step: Vector, names: Sequence[str]) -> float:
-    """The part of the step, in (0, 1], that keeps every coefficient within the limit."""
-    moving = step != 0
-    if not moving.any():
+def _longest(at: Climb, step: Vector, first: float, names: Sequence[str]) -> float:
+    """The part of the step, in (0, 1], that keeps every coefficient within the limit. first: deviance at the start."""
+    moving = np.flatnonzero(step)
+    if not moving.size:
         return 1.0
-    room = (LIMIT - np.sign(step[moving]) * beta[moving]) / np.abs(step[moving])
-    if room.min() <= 1e-6:
-        stuck = [name for name, r in zip(np.asarray(names)[moving], room, strict=True) if r <= 1e-6]
-        raise MethodError(
-            f"The coefficient of {say_list(stuck)} is out of range (over {LIMIT:g} per half of the declared range).",
-            rule="declared-bounds",
-            remedy="Declare min/max that are close to the values that really occur, for the covariate and the outcome; "
-            "or it predicts the outcome perfectly: merge levels or leave it out.",
-        )
-    return min(1.0, float(room.min()))
+    room = (LIMIT - np.sign(step[moving]) * at.beta[moving]) / np.abs(step[moving])
+    if room.min() > 1e-6:
+        return min(1.0, float(room.min()))
+    stuck = [names[int(k)] for k in moving[room <= 1e-6]]
+    if float(at.sums.deviance) < 0.05 * first:  # nearly every outcome is predicted
+        raise _separation([name for name in stuck if name != names[0]] or stuck)
+    raise MethodError(
+        f"The coefficient of {say_list(stuck)} is out of range (over {LIMIT:g} per half of the declared range).",
+        rule="declared-bounds",
+        remedy="Declare min/max close to the values that really occur, for the covariate and the outcome; or it predicts "
+        "the outcome perfectly for some patients: merge levels, leave it out, or set `ridge` above 0.",
+    )
 
 
 def _not_running(at: Climb, step: Vector, iteration: int, names: Sequence[str]) -> None:

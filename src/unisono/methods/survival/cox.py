@@ -328,9 +328,7 @@ class CoxRegression(Method[CoxSpec]):
         totals = await federation.sum(self.totals)
         answerable(self, totals)
         solver = (CommonBaseline if self.common else PerSiteBaseline)(self, federation, totals)
-        fit = await maximise(
-            solver.evaluate, self.design.names, float(totals.patients) * self.heaviest, float(totals.weight.sum())
-        )
+        fit = await maximise(solver.evaluate, self.design.names, float(totals.patients) * self.heaviest)
         beta = fit.best.beta
         time = None if self.g is None else await solver.time_information(fit.best)
         hazard = await solver.hazard(fit.best)

@@ -49,7 +49,7 @@ class CoxResult(Result):
     def survival_at(self) -> pd.DataFrame:
         """Absolute survival of reference patients, one row for each and each time of `at`."""
         columns = ["profile", "time", "survival", "low", "high", "at_risk"]
-        return pd.DataFrame(self.estimates["survival_at"], columns=columns)
+        return pd.DataFrame(self.estimates["survival_at"], columns=columns).astype({"at_risk": "Int64"})
 
     def summary(self) -> pd.DataFrame:
         """Hazard ratios with their limits and p-values."""

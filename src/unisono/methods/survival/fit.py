@@ -13,7 +13,7 @@ import numpy as np
 
 from unisono.errors import MethodError
 from unisono.methods.design import Matrix, Vector
-from unisono.methods.newton import solve_information
+from unisono.methods.newton import covariance, solve_information
 from unisono.methods.wording import say_list
 
 LIMIT = 20.0
@@ -25,9 +25,10 @@ _DONE = 1e-9
 """Length of a Newton step, in standard errors, at which a fit has converged."""
 _FLOOR = 1e-5
 """Below this length, steps that no longer shrink are the rounding of the sums: converged as well."""
-_RUNAWAY_GAIN = 1e-4
-_RUNAWAY_STEP = 0.02
-"""A step this short in standard errors, yet this long on the scale of the data: the likelihood is flat and rises for ever."""
+_NEAR = 0.1
+"""From here on (in standard errors) a regular fit converges quadratically: each step is far shorter than the one before."""
+_RUNAWAY = 30.0
+"""A standard error this many times that at 0, while steps shrink slowly: the likelihood flattens and rises for ever."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,24 @@ class Fit:
 Evaluate = Callable[[Vector], Awaitable[Point]]
 
 
-async def maximise(evaluate: Evaluate, names: Sequence[str], patients: float, events: float) -> Fit:
-    """From beta = 0. patients, events: (weighted) numbers, for the scale of what counts as nothing.
+async def maximise(evaluate: Evaluate, names: Sequence[str], patients: float) -> Fit:
+    """From beta = 0. patients: their (weighted) number, for the scale of what counts as nothing.
 
     `MethodError`, rules: ``constant-covariate``, ``collinearity``, ``monotone-likelihood``, ``convergence``.
     A fit that does not converge is an error, never a result that could be mistaken for one.
     """
     point = null = await evaluate(np.zeros(len(names)))
     _refuse_constant(null, names, patients)
-    spread = np.sqrt(np.diag(null.information) / events)
+    at_null = np.sqrt(np.diag(covariance(null.information, names)))
     before, iterations, evaluations = np.inf, 0, 1
     while True:
         step = solve_information(point.information, point.score, names)
         length = max(float(step @ point.score), 0.0) ** 0.5
         if length <= _DONE or (length < _FLOOR and length > before / 2):
             return Fit(point, null, iterations)
-        away = np.abs(step) * spread
-        if length < _RUNAWAY_GAIN and away.max() > _RUNAWAY_STEP:
-            raise _monotone(names, away > _RUNAWAY_STEP)
+        grown = np.abs(step) / (length * at_null)  # at least how many times the standard error at 0
+        if 0.3 * before < length < _NEAR and grown.max() > _RUNAWAY:
+            raise _monotone(names, grown > max(_RUNAWAY, 0.1 * grown.max()))
         step *= _room(point.beta, step, names)
         point, used = await _uphill(evaluate, point, step, MAX_STEPS - evaluations)
         before, iterations, evaluations = length, iterations + 1, evaluations + used

@@ -9,7 +9,7 @@ import pandas as pd
 
 from unisono.methods.base import Result
 from unisono.methods.figures import COLOURS, INK, new_figure
-from unisono.methods.wording import say_interval, say_number, say_p
+from unisono.methods.wording import say_p
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,8 @@ class KaplanMeierResult(Result):
     def at(self) -> pd.DataFrame:
         """One row for each group and each time of `at`."""
         rows = [{"group": g["name"], **row} for g in self.estimates["groups"] for row in g["at"]]
-        return pd.DataFrame(rows, columns=["group", "time", "survival", "low", "high", "at_risk"])
+        columns = ["group", "time", "survival", "low", "high", "at_risk"]
+        return pd.DataFrame(rows, columns=columns).astype({"at_risk": "Int64"})
 
     def summary(self) -> pd.DataFrame:
         """One row a group: patients, events, median survival with its limits, median follow-up."""
@@ -61,12 +62,13 @@ class KaplanMeierResult(Result):
         if group["median"] is None:
             return f"not reached in what may be shown{who}"
         unit = self.estimates["time"]["unit"]
-        value = f"{say_number(group['median'])} {unit}{who}"
+        value = f"{group['median']:.6g} {unit}{who}"
         low, high = group["median_low"], group["median_high"]
+        if low is None:
+            return value
         percent = f"{100 * self.estimates['confidence']:.10g}"
-        if low is not None and high is not None:
-            return f"{value} ({say_interval(low, high, self.estimates['confidence'])})"
-        return f"{value} ({percent}% CI from {say_number(low)}, upper limit not reached)" if low is not None else value
+        upper = "not reached" if high is None else f"{high:.6g}"
+        return f"{value} ({percent}% CI {low:.6g} to {upper})"
 
     def plot(self) -> Figure:
         """Curves with pointwise bands, and the numbers at risk below the axis."""

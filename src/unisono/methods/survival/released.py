@@ -74,7 +74,7 @@ def _fill(counts: Counts, a: int, b: int | None, end: int) -> list[int]:
     last = a
     for k in release_points(counts.changes[window], counts.at_risk[window], counts.min_count) + a + 1:
         point = int(k)
-        if counts.between(last, point, none_too=False) and (b is None or counts.between(point, b, none_too=False)):
+        if counts.between(last, point, none_too=False) and (b is None or counts.between(point, b, none_too=True)):
             found.append(point)
             last = point
     return found

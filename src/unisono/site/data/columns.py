@@ -67,7 +67,10 @@ def _plain(column: Any) -> Any:
 
 def texts_of(column: Any) -> Any:
     """The column as trimmed text (Arrow strings, null where null)."""
-    return pc.utf8_trim_whitespace(_plain(column))
+    plain = _plain(column)
+    if pa.types.is_string_view(plain.type):  # which Arrow's text functions do not take
+        plain = pc.cast(plain, pa.large_string())
+    return pc.utf8_trim_whitespace(plain)
 
 
 def floats_of(column: Any) -> Values:

@@ -6,6 +6,8 @@ mend. Messages name columns and row numbers, never a patient's value.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, replace
@@ -74,7 +76,7 @@ def _absent(raw: Raw, mapping: Mapping, study: Study) -> list[DataProblem]:
                 continue
             folded = {name.casefold().strip(): name for name in raw.names}
             near = folded.get(column.casefold().strip()) or next(iter(get_close_matches(column, raw.names, 1)), None)
-            entry = f"`{variable}: {{column: {near or '...'}}}`"
+            entry = f"`{variable}: {{column: {json.dumps(near or '...', ensure_ascii=False)}}}`"
             problems.append(
                 DataProblem(
                     variable,
@@ -294,6 +296,7 @@ def _coded(reading: _Reading, variable: Variable) -> tuple[Values, str]:
     return columns.coded(reading.column, _lookup(_YES_NO, missing, caseless=True), remedy), conversion
 
 
+_IDLE_DECIMALS = re.compile(r"(?<=\d)\.0*$")
 _YES_NO = {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0}
 
 
@@ -304,7 +307,7 @@ def _lookup(
 
     def meaning(code: str) -> float | None:
         plain = code.casefold() if caseless else code
-        for spelling in (code, columns.code_text(float(plain)) if columns.is_number(plain) else plain):
+        for spelling in (code, _IDLE_DECIMALS.sub("", plain)):
             if spelling in meanings:
                 return meanings[spelling]
             if spelling in missing:

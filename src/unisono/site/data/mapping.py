@@ -61,6 +61,12 @@ def _iso_date(text: str) -> str:
         raise ValueError("a fixed date is written as YYYY-MM-DD, in quotation marks") from None
 
 
+def _delimiter(text: str) -> str:
+    if not re.fullmatch(r'[^"\r\n.\w]', text):
+        raise ValueError("a delimiter is one character, such as ';', ',', '|' or a tab (\"\\t\")")
+    return text
+
+
 def _encoding(name: str) -> str:
     try:
         "".encode(name)
@@ -88,14 +94,14 @@ class FileFormat(Strict):
     """How the file is written. What is left out is recognised from the file, and the report says as what."""
 
     format: Literal["csv", "parquet"] | None = None
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1, pattern=r'^[^"\r\n.\w]$')
+    delimiter: Annotated[str, AfterValidator(_delimiter)] | None = None
     decimal: Literal[".", ","] | None = None
     encoding: Annotated[str, AfterValidator(_encoding)] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> FileFormat:
-        if self.format == "parquet" and (self.delimiter or self.decimal or self.encoding):
-            raise ValueError("delimiter, decimal and encoding are for CSV files; Parquet needs none of them")
+        if self.format == "parquet" and (self.delimiter or self.encoding):
+            raise ValueError("delimiter and encoding are for CSV files; Parquet needs neither")
         return self
 
 
@@ -145,7 +151,7 @@ class VariableMapping(Strict):
         if self.years_between is not None and self.unit is not None:
             raise ValueError("years_between is in years already; leave unit out, or use between")
         if self.dates is None and self.date_format is not None:
-            raise ValueError("date_format is for between and years_between")
+            raise ValueError("only between and years_between take a date_format")
         if self.dates is not None and all(isinstance(d, FixedDate) for d in self.dates):
             raise ValueError("two fixed dates give every patient the same value; one of them must be a column")
         clash = sorted(set(self.missing) & set(self.codes or ()))

@@ -68,7 +68,7 @@ def load(source: Path | str | AnyMapping[str, Any] | Mapping | None, study: Stud
     if isinstance(source, Path | str):
         path = Path(source)
         name = path.name
-        document = strict_yaml.parse(_read(path), name, kind=MappingError)
+        document = strict_yaml.parse(_read(path) or "{}", name, kind=MappingError)
         line = document.line
         source = document.value if document.value is not None else {}
         if not isinstance(source, dict) or source.get("unisono-mapping") is None:

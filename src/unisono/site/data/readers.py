@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
-import re
+import os
 import stat
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -25,15 +24,14 @@ import pyarrow.parquet
 
 from unisono.errors import DataError
 from unisono.site.data.mapping import FileFormat
+from unisono.site.data.sniff import SAMPLE_BYTES, rows_of, sniff_decimal, sniff_delimiter
 
 MAX_BYTES = 4 * 1024**3
 """Largest CSV file, 4 GiB; larger ones belong into Parquet, which is read a column at a time."""
 MAX_ROWS = 20_000_000
 MAX_COLUMNS = 10_000
 
-_SAMPLE_BYTES = 256 * 1024
 _BLOCK_BYTES = 16 * 1024**2
-_DELIMITERS = (",", ";", "\t", "|")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -75,14 +73,20 @@ def read(
     """The `wanted` columns that exist (all, if None). `DataError` if the source cannot be read as a table with rows."""
     file = file or FileFormat()
     if isinstance(source, pd.DataFrame):
-        return _frame(source, wanted, name or "the DataFrame")
+        return _frame(source, file, wanted, name or "the DataFrame")
     if isinstance(source, pa.Table):
-        return _arrow(source, wanted, name or "the Arrow table")
+        return _arrow(source, file, wanted, name or "the Arrow table")
+    if not isinstance(source, str | os.PathLike):
+        raise DataError(
+            f"Data cannot be read from a {type(source).__name__}.",
+            rule="data-source",
+            remedy="Give the path of a CSV or Parquet file, a pandas DataFrame or a pyarrow Table.",
+        )
     path = Path(source)
     name = name or path.name
     size = _check_file(path, name)
     if (file.format or _format_of(path)) == "parquet":
-        return _parquet(path, wanted, name)
+        return _parquet(path, file, wanted, name)
     return _csv(path, size, file, wanted, name)
 
 
@@ -182,14 +186,14 @@ def _csv(path: Path, size: int, file: FileFormat, wanted: Collection[str] | None
 def _sample(path: Path, file: FileFormat, name: str) -> tuple[str, str]:
     """The first lines as text, and the encoding: the mapping's, a byte-order mark's, or UTF-8."""
     with path.open("rb") as stream:
-        head = stream.read(_SAMPLE_BYTES)
+        head = stream.read(SAMPLE_BYTES)
     encoding = file.encoding
     if encoding is None:
         encoding = next((e for mark, e in _MARKS if head.startswith(mark)), "utf-8")
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
     try:
-        text = decoder.decode(head, final=len(head) < _SAMPLE_BYTES)
-    except UnicodeDecodeError:
+        text = decoder.decode(head, final=len(head) < SAMPLE_BYTES)
+    except UnicodeError:
         _not_encoded(encoding, name)
     if "\0" in text:
         raise DataError(
@@ -211,59 +215,16 @@ def _not_encoded(encoding: str, name: str) -> NoReturn:
     )
 
 
-def _lines(sample: str) -> str:
-    """Whole lines only: the sample may end within one."""
-    if len(sample) < _SAMPLE_BYTES // 4:
-        return sample
-    return sample[: sample.rfind("\n") + 1] or sample
-
-
-def _rows_of(sample: str, delimiter: str, at_most: int = 200) -> list[list[str]]:
-    """The sample's first rows; what the csv module cannot read ends the list."""
-    rows: list[list[str]] = []
-    reader = csv.reader(_lines(sample).splitlines(keepends=True), delimiter=delimiter)
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-            if len(rows) >= at_most:
-                break
-    except csv.Error:
-        pass
-    return rows
-
-
-def sniff_delimiter(sample: str) -> str:
-    """The delimiter that splits the first rows into the most columns, as many in nearly every row; else a comma."""
-    best, most = ",", (0.0, 1)
-    for delimiter in _DELIMITERS:
-        rows = _rows_of(sample, delimiter)
-        if not rows or len(rows[0]) < 2:
-            continue
-        width = len(rows[0])
-        steady = sum(len(row) == width for row in rows) / len(rows)
-        score = (1.0 if steady >= 0.9 else steady, width)
-        if score > most:
-            best, most = delimiter, score
-    return best
-
-
-def sniff_decimal(sample: str, delimiter: str) -> Literal[".", ","]:
-    """A decimal comma where cells look like ``12,5`` and none like ``12.5``."""
-    if delimiter == ",":
-        quoted = '"' in sample
-        if not quoted:
-            return "."
-    cells = [cell.strip() for row in _rows_of(sample, delimiter)[1:] for cell in row]
-    commas = any(re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in cells)
-    points = any(re.fullmatch(r"[+-]?\d+\.\d+", cell) for cell in cells)
-    return "," if commas and not points else "."
-
-
 def _header(sample: str, delimiter: str, name: str) -> list[str]:
-    rows = _rows_of(sample, delimiter, at_most=1)
+    rows = rows_of(sample, delimiter, at_most=1)
     if not rows:
         _no_rows(name, "has no header line that can be read")
+    if not any(rows[0]):
+        raise DataError(
+            f"No column of {name} has a name.",
+            rule="named-columns",
+            remedy="The first line of the file must hold the columns' names.",
+        )
     return list(_distinct(rows[0], name))
 
 
@@ -275,7 +236,7 @@ def _balanced_quotes(path: Path, encoding: str, name: str) -> None:
             try:
                 while part := text.read(1 << 20):
                     odd ^= part.count('"') & 1
-            except UnicodeDecodeError:
+            except UnicodeError:
                 _not_encoded(encoding, name)
     else:
         with path.open("rb", buffering=0) as stream:
@@ -293,6 +254,8 @@ def _parse(path: Path, file: FileFormat, header: list[str], columns: list[str], 
     """The table, read with all threads; on a refusal read again row by row to say which rows."""
     try:
         return _arrow_csv(path, file, header, columns)
+    except UnicodeError:
+        _not_encoded(str(file.encoding), name)
     except pa.ArrowInvalid as error:
         reason = str(error)
     if "UTF8" in reason.upper().replace("-", ""):
@@ -352,7 +315,7 @@ def _arrow_csv(
 # --- Parquet, DataFrames, Arrow ---------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, wanted: Collection[str] | None, name: str) -> Raw:
+def _parquet(path: Path, file: FileFormat, wanted: Collection[str] | None, name: str) -> Raw:
     try:
         with pyarrow.parquet.ParquetFile(path, memory_map=False) as opened:
             names = _distinct(opened.schema_arrow.names, name)
@@ -365,10 +328,10 @@ def _parquet(path: Path, wanted: Collection[str] | None, name: str) -> Raw:
             rule="readable-file",
             remedy="The file may be damaged, encrypted or half copied; export it again.",
         ) from None
-    return Raw(name, "parquet", names, _columns(table), n, FileFormat(format="parquet"), 1)
+    return Raw(name, "parquet", names, _columns(table), n, FileFormat(format="parquet", decimal=file.decimal), 1)
 
 
-def _frame(frame: pd.DataFrame, wanted: Collection[str] | None, name: str) -> Raw:
+def _frame(frame: pd.DataFrame, file: FileFormat, wanted: Collection[str] | None, name: str) -> Raw:
     names = _distinct([str(c) for c in frame.columns], name)
     _check_rows(len(frame), name)
     columns: dict[str, Any] = {}
@@ -383,15 +346,15 @@ def _frame(frame: pd.DataFrame, wanted: Collection[str] | None, name: str) -> Ra
                 rule="one-type-per-column",
                 remedy="Convert it first: numbers with pandas.to_numeric, everything else with .astype(str).",
             ) from None
-    return Raw(name, "frame", names, columns, len(frame), FileFormat(), 1)
+    return Raw(name, "frame", names, columns, len(frame), FileFormat(decimal=file.decimal), 1)
 
 
-def _arrow(table: Any, wanted: Collection[str] | None, name: str) -> Raw:
+def _arrow(table: Any, file: FileFormat, wanted: Collection[str] | None, name: str) -> Raw:
     names = _distinct(table.column_names, name)
     _check_rows(table.num_rows, name)
     chosen = table.select(_pick(names, wanted))
-    return Raw(name, "frame", names, _columns(chosen), table.num_rows, FileFormat(), 1)
+    return Raw(name, "frame", names, _columns(chosen), table.num_rows, FileFormat(decimal=file.decimal), 1)
 
 
 def _columns(table: Any) -> dict[str, Any]:
-    return {name: table.column(name) for name in table.column_names}
+    return {name: table.column(i) for i, name in enumerate(table.column_names) if name}

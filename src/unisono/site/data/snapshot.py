@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def freeze(source: Source, mapping: Any, study: Study, name: str) -> Snapshot:
     """
     loaded = mapping_file.load(mapping, study)
     wanted = loaded.columns(study)
-    if not isinstance(source, Path | str):
+    if not isinstance(source, str | os.PathLike):
         harmonised = harmonise(read(source, loaded.file, wanted), loaded, study, name)
         table = _frozen(harmonised.table, copy=True)
         source_digest = _digest_table(table)

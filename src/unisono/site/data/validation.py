@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Validation:
     def table(self) -> RichTable:
         """The report as a rich table, for a terminal."""
         table = RichTable(
-            title=f"{self.site}: {self.rows:,} rows of {self.source}",
+            title=Text(f"{self.site}: {self.rows:,} rows of {self.source}"),
             caption="This report stays at the hospital.",
             title_justify="left",
         )
@@ -88,7 +89,7 @@ class Validation:
             moved = f"{v.moved:,} (at most {v.largest_move:.3g} {v.unit})" if v.moved else "0"
             unit = f" [{v.unit}]" if v.unit not in ("", "1") else ""
             cells = (v.variable + unit, v.source, v.conversion, f"{v.n:,}", f"{v.missing:,}", outside, moved)
-            table.add_row(*(cell.replace("[", r"\[") for cell in cells))
+            table.add_row(*map(Text, cells))  # Text, because a column may be called [red]
         return table
 
     def render(self, width: int = 140) -> str:

@@ -1,0 +1,195 @@
+"""The report's part for a privacy officer: who was in which sum, what left, how it was hidden, and how to check it all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from unisono.report import words
+from unisono.report.disclosure_sheet import RULES, ActualRow
+from unisono.report.load import LoadedAnalysis, LoadedRun
+from unisono.report.participation import Part, SumTaken
+from unisono.report.record import protection_of
+from unisono.report.shown_sum import ShownSum
+from unisono.report.views import Fact, Grid, grid
+
+SYMBOLS: dict[Part, str] = {
+    "counted": "●",
+    "recovered": "◆",
+    "waited": "↻●",
+    "waited+recovered": "↻◆",
+    "absent": "·",
+}
+LEGEND = (
+    ("●", "counted"),
+    ("◆", "lost after its masked part was in: counted, and its masks were recovered by the others"),
+    ("↻", "lost before its masked part was in: the sum waited for it, and was asked again under fresh masks"),
+    ("·", "had left for good"),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sum to look at: rows (hospital, bytes), and what they opened to."""
+
+    analysis: str
+    contribution: str
+    meaning: str
+    rows: tuple[tuple[str, str], ...]
+    opened: str
+    opened_bytes: str
+
+
+@dataclass(frozen=True)
+class Officer:
+    """Everything that part shows, in words. rounds, sheets: one table an analysis."""
+
+    sentence: str
+    facts: tuple[Fact, ...]
+    rounds: tuple[Grid, ...]
+    legend: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...]
+    sheets: tuple[Grid, ...]
+    rules: tuple[tuple[str, str], ...]
+    shown: Shown | None
+    hidden: bool
+    digests: tuple[Fact, ...]
+
+
+def officer(run: LoadedRun) -> Officer:
+    """The view of a loaded run."""
+    rounds = [_rounds(a, run.run.sites) for a in run.analyses if a.sums]
+    cells = {cell for table in rounds for row in table.rows for cell in row[2:]}
+    used = {symbol for cell in cells for symbol in cell}
+    leaves = [row for a in run.analyses for row in a.sheet]
+    return Officer(
+        sentence=_sentence(run),
+        facts=_facts(run),
+        rounds=tuple(rounds),
+        legend=tuple((symbol, meaning) for symbol, meaning in LEGEND if symbol in used),
+        remarks=tuple(_remarks(run)),
+        sheets=tuple(_sheet(a.name, a.sheet) for a in run.analyses if a.sheet),
+        rules=tuple((rule, meaning) for rule, meaning in RULES.items() if any(row.rule == rule for row in leaves)),
+        shown=_shown(run),
+        hidden=run.study.protection.hide != "none",
+        digests=_digests(run),
+    )
+
+
+def _sentence(run: LoadedRun) -> str:
+    if run.study.protection.hide == "none":
+        return "Nothing hid the hospitals' parts in this run: the coordinator saw each one."
+    return (
+        "Each hospital added secret masks to its part before it left. The masks cancel only in the sum, so the coordinator"
+        " could read the sum over hospitals, and nothing of any one of them."
+    )
+
+
+def _facts(run: LoadedRun) -> tuple[Fact, ...]:
+    study = run.study
+    in_answer = [len(a.record.sites) for a in run.analyses if a.record is not None]
+    found = protection_of(study, min(in_answer, default=len(run.run.sites)))
+    facts = [
+        Fact("Hidden by", "nothing" if found.hide == "none" else f"secure aggregation ({found.hide})"),
+        Fact("Against", f"a {found.threat} coordinator and {words.plural(found.colluding, 'colluding hospital')}"),
+        Fact("Hospitals", str(found.sites)),
+    ]
+    if found.threshold is not None:
+        facts += [
+            Fact("Threshold", f"{found.threshold} hospitals must answer before a sum opens"),
+            Fact("In words", found.sentence),
+        ]
+    at_least = (
+        f"{study.release.min_sites} hospitals in a sum, {study.release.min_count} patients in a number that is shown"
+    )
+    return (
+        *facts,
+        Fact("At least", at_least),
+        Fact("If a hospital is lost", _ON_DROPOUT[study.participation.on_dropout]),
+    )
+
+
+_ON_DROPOUT = {
+    "wait": "the sum waits for it until the deadline, then stops (it can be resumed)",
+    "abort": "the analysis stops",
+    "continue": "after the deadline everything is computed again without it",
+}
+
+
+def _rounds(analysis: LoadedAnalysis, sites: list[str]) -> Grid:
+    """One line a sum; like sums that follow each other, with the same part of every hospital, share one."""
+    rows = []
+    numbered = list(enumerate(analysis.sums, start=1))
+    for (method, name, _), together in groupby(numbered, key=lambda item: _alike(item[1])):
+        taken = list(together)
+        first, last = taken[0][0], taken[-1][0]
+        number = str(first) if first == last else f"{first} to {last}"
+        rows.append((number, f"{method}.{name}", *(SYMBOLS[taken[0][1].parts[site]] for site in sites)))
+    return grid(("sum", "contribution", *sites), rows, analysis.name, names=2)
+
+
+def _alike(taken: SumTaken) -> tuple[str, str, tuple[tuple[str, Part], ...]]:
+    return taken.method, taken.name, tuple(sorted(taken.parts.items()))
+
+
+def _remarks(run: LoadedRun) -> list[str]:
+    """What the symbols say, in sentences: who was lost, when, and what was done."""
+    said = []
+    for analysis in run.analyses:
+        if analysis.record is None:
+            continue
+        taking = analysis.record.participation
+        said += [
+            f"{analysis.name}: {r.site} lost its link after its masked part for “{r.name}” was in. It was counted; the"
+            " others recovered its masks, and nobody saw its part."
+            for r in taking.recovered
+        ]
+        said += [
+            f"{analysis.name}: {', '.join(w.sites)} lost the link before the masked part for “{w.name}” was in. The sum"
+            " waited, and was asked again."
+            for w in taking.waited
+        ]
+        if taking.left:
+            said.append(f"{analysis.name}: {', '.join(taking.left)} left for good; everything was computed again.")
+    return said
+
+
+def _sheet(name: str, rows: tuple[ActualRow, ...]) -> Grid:
+    lines = []
+    before = ""
+    for row in rows:
+        contribution = row.contribution if row.contribution != before else ""
+        before = row.contribution
+        hidden = "no" if row.protection.startswith("not") else "masked"
+        lines.append(
+            (contribution, row.leaf, row.meaning, row.rule, hidden, row.size, f"{row.bytes:,}", f"{row.times}")
+        )
+    total = sum(row.bytes * row.times for row in rows)
+    note = f"In all {words.size(total)} of numbers left each hospital for “{name}”, every array as one part of a sum."
+    head = ("contribution", "leaf", "what it is", "rule", "hidden", "size", "bytes", "times")
+    return grid(head, lines, name, note, names=5)
+
+
+def _shown(run: LoadedRun) -> Shown | None:
+    """Of the sums that may be shown, that of the most telling analysis: its own rather than its cohort step's."""
+    candidates = [(a, a.run.shown_sum) for a in run.answered if a.run.shown_sum is not None]
+    if not candidates:
+        return None
+    own = [c for c in candidates if c[0].record is not None and c[1] is not None and _own(c[0], c[1])]
+    analysis, found = (own or candidates)[-1]
+    assert found is not None
+    rows = tuple((site, _spaced(sent)) for site, sent in found.received.items())
+    return Shown(analysis.name, found.contribution, found.meaning, rows, f"{found.opened:,}", _spaced(found.opened_hex))
+
+
+def _own(analysis: LoadedAnalysis, shown: ShownSum) -> bool:
+    return analysis.record is not None and shown.contribution.startswith(f"{analysis.record.method}.")
+
+
+def _spaced(hexadecimal: str) -> str:
+    return " ".join(hexadecimal[k : k + 2] for k in range(0, len(hexadecimal), 2))
+
+
+def _digests(run: LoadedRun) -> tuple[Fact, ...]:
+    journals = [Fact(f"Journal of {a.name}", a.run.journal_digest) for a in run.analyses]
+    return (Fact("Study", run.run.study), *journals)
