@@ -38,7 +38,7 @@ async def answer(study: Study, analysis: str, begin: Callable[[], Federation]) -
             if parameters > PARAMETER_FRACTION * patients:
                 raise MethodError(
                     f"{parameters} parameters are too many for {patients} patients.",
-                    rule="parameters-against-n",
+                    rule="parameters-against-patients",
                     remedy=f"Use at most {int(PARAMETER_FRACTION * patients)}: drop covariates or merge levels.",
                 )
             result = await method.run(federation)

@@ -75,10 +75,11 @@ def _kaplan_meier(result: Result, drawn: Drawn) -> list[Block]:
         for g in found["groups"]
     ]
     events = grid(heads, rows, "Events and follow-up.", "Follow-up by the reverse Kaplan-Meier estimator.")
-    caption = (
-        f"Kaplan-Meier curves with pointwise {level}. Number at risk below; –: not shown, because fewer than {least}"
-        " patients are left, or fewer changed since the number before."
-    )
+    caption = f"Kaplan-Meier curves with pointwise {level}, and the number at risk below them."
+    if any(n is None for g in found["groups"] for n in g["at_risk"]):
+        caption += (
+            f" Where that is not shown, fewer than {least} patients are left, or fewer changed since the one before."
+        )
     picture = _picture(drawn, result, caption)
     survival = _at(result, [(_group(result.study, found["by"], g["name"]), g["at"]) for g in found["groups"]], unit)
     test = found["logrank"]

@@ -32,7 +32,7 @@ EXAMPLE = Facts(patients=1000)
 RULES: dict[str, str] = {
     "count": "numbers of patients or events; small ones are blanked before anything is written",
     "curve": "numbers of patients or events along the time grid; shown only where enough patients stand behind each step",
-    "moment": "sums over patients of bounded functions of their values; no single patient can be read from them",
+    "moment": "sums over patients of bounded functions of their values, such as a score or an average's numerator",
     "update": "clipped changes of a model's parameters",
 }
 """What each disclosure rule means."""

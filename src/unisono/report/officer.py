@@ -179,11 +179,18 @@ def _shown(run: LoadedRun) -> Shown | None:
     analysis, found = (own or candidates)[-1]
     assert found is not None
     rows = tuple((site, _spaced(sent)) for site, sent in found.received.items())
-    return Shown(analysis.name, found.contribution, found.meaning, rows, f"{found.opened:,}", _spaced(found.opened_hex))
+    return Shown(
+        analysis.name, found.contribution, _inside(found.meaning), rows, f"{found.opened:,}", _spaced(found.opened_hex)
+    )
 
 
 def _own(analysis: LoadedAnalysis, shown: ShownSum) -> bool:
     return analysis.record is not None and shown.contribution.startswith(f"{analysis.record.method}.")
+
+
+def _inside(sentence: str) -> str:
+    """A sentence as part of another."""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def _spaced(hexadecimal: str) -> str:

@@ -101,10 +101,11 @@ class Reference:
 def curve_estimates(axis: Axis, baseline: Baseline, who: Profile, fit: Reference, at: Sequence[int]) -> dict[str, Any]:
     """The reference patient's cumulative hazard and survival, at the grid times that may be shown."""
     points, _ = shown(fit.counts, [0, *at])
+    times = axis.times
     hazard = np.cumsum(baseline.increments) * np.exp(fit.beta @ who.z)
     return {
         "of": dict(who.values),
-        "time": [float(axis.times[k]) for k in points],
+        "time": [float(times[k]) for k in points],
         "cumulative_hazard": [float(hazard[k]) for k in points],
         "survival": [float(np.exp(-hazard[k])) for k in points],
         "at_risk": [int(fit.counts.at_risk[k]) for k in points],

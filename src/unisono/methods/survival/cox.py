@@ -8,7 +8,7 @@ iteration, whose risk-set sums are open to the coordinator at each event time. T
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +47,15 @@ class Cohort:
 
     risk: RiskData
     numbers: Vector
+    _ordered: dict[bytes, Pairs] = field(default_factory=dict)
+
+    def pairs(self, beta: Vector) -> Pairs:
+        """Pairs of this site's own patients by the order of risk at `beta`; kept, as it is wanted twice and not cheap."""
+        key = np.asarray(beta, np.float64).tobytes()
+        if key not in self._ordered:
+            self._ordered.clear()
+            self._ordered[key] = pairs(self.risk, beta @ self.risk.z)
+        return self._ordered[key]
 
 
 @method("cox", version=1, spec=CoxSpec)
@@ -271,7 +280,7 @@ class CoxRegression(Method[CoxSpec]):
     @contribution
     def concordance(self, data: Cohort, beta: Vector) -> Pairs:
         """Of the pairs of this site's own patients, in how many the one with the higher risk had the event first."""
-        return pairs(data.risk, beta @ data.risk.z)
+        return data.pairs(beta)
 
     @concordance.declares
     def _(self, facts: Facts, *_: Vector) -> Declaration:
@@ -289,7 +298,7 @@ class CoxRegression(Method[CoxSpec]):
     @receipt
     def site_sheet(self, data: Cohort, beta: Vector) -> dict[str, Any]:
         """For the site's own folder: its own numbers, and how well the federation's model orders its own patients."""
-        own = pairs(data.risk, beta @ data.risk.z)
+        own = data.pairs(beta)
         return {"n": data.risk.n, "events": len(data.risk.rows), "c_index": own.index}
 
     def _site_terms(self, risk: RiskData, beta: Vector) -> tuple[likelihood.RiskSums, likelihood.TieTerms]:

@@ -49,6 +49,10 @@ class Counts:
         return steps and (left >= self.min_count or left == 0)
 
 
+MOST_POINTS = 1000
+"""Of one curve, about: more cannot be seen in a figure, and a hundred thousand would only swell the files."""
+
+
 def shown(counts: Counts, wanted: Iterable[int]) -> tuple[list[int], set[int]]:
     """The grid positions at which a curve is shown, increasing; and those of `wanted` that are among them.
 
@@ -64,7 +68,9 @@ def shown(counts: Counts, wanted: Iterable[int]) -> tuple[list[int], set[int]]:
     for a, b in zip([-1, *fixed], [*fixed, None], strict=True):
         points += _fill(counts, a, b, end)
         points += [] if b is None else [b]
-    return points, set(fixed)
+    asked_for = set(fixed)
+    every = max(1, -(-len(points) // MOST_POINTS))
+    return [k for i, k in enumerate(points) if i % every == 0 or k in asked_for], asked_for
 
 
 def _fill(counts: Counts, a: int, b: int | None, end: int) -> list[int]:

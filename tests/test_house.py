@@ -1,0 +1,49 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import unisono
+
+SOURCE = Path(unisono.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+METHODS = [f for f in FILES if f.is_relative_to(SOURCE / "methods")]
+EXECUTES = {"eval", "exec", "compile", "__import__"}
+UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+
+
+def calls(tree: ast.AST) -> list[str]:
+    """Dotted names of everything called."""
+    return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Top-level names of everything imported."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("file", METHODS, ids=lambda f: f.name)
+def test_a_method_gets_randomness_time_and_sites_through_the_federation_only(file: Path) -> None:
+    tree = ast.parse(file.read_text("utf-8"))
+    assert not {name for name in calls(tree) if ".random" in name or name.startswith("random")}
+    assert not imports(tree) & {"random", "secrets", "time", "datetime", "os", "uuid"}
+    assert "federation.sites" not in {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)} or file.name == "runner.py"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_nothing_that_is_read_is_executed_and_every_file_says_what_it_is(file: Path) -> None:
+    tree = ast.parse(file.read_text("utf-8"))
+    assert ast.get_docstring(tree)
+    assert not set(calls(tree)) & EXECUTES
+    assert not imports(tree) & UNSAFE_MODULES
+    assert "0.0.0.0" not in file.read_text("utf-8")
