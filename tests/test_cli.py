@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,9 @@ def test_run_writes_results_that_verify_and_report_again(folder: Path, tmp_path:
     assert "identical, bit for bit" in unisono("verify", str(out), cwd=folder)
     (out / "report.html").unlink()
     unisono("report", str(out), cwd=folder)
-    assert "http" not in (out / "report.html").read_text().replace("http://www.w3.org", "").replace("https://www.w3.org", "")[:500]
+    page = (out / "report.html").read_text()
+    assert "<script" not in page
+    assert not re.findall(r"(?:src|href)=.https?:", page)
     stored["estimates"]["coefficients"][0]["coef"] += 1e-6
     (out / "effect" / "result.json").write_text(json.dumps(stored))
     assert "Not reproduced" in unisono("verify", str(out), cwd=folder, code=1)
@@ -122,13 +125,13 @@ def test_site_check_reports_and_site_map_proposes(folder: Path, tmp_path: Path) 
         (["run", "study.yaml", "--site", "padua=padua.csv", "--site", "padua=turin.csv"], "Two sites are called"),
         (["run", "study.yaml", "--site", "Padua!=padua.csv"], "cannot be a site's name"),
         (["run", "study.yaml", "--site", "padua=nowhere.csv", "--site", "b=turin.csv", "--site", "c=leiden.csv"], "nowhere.csv"),
-        (["run", "study.yaml", "--site", "padua=padua.csv"], "a sum is opened over 3 or more"),
-        (["run", "study.yaml", "--site", "padua=padua.csv", "--site", "turin=turin.csv"], "a sum is opened over 3 or more"),
+        (["run", "study.yaml", "--site", "padua=padua.csv"], "1 site cannot add up without showing a part"),
+        (["run", "study.yaml", "--site", "padua=padua.csv", "--site", "turin=turin.csv"], "2 sites cannot add up without showing a part"),
         (["run", "nowhere.yaml", "--site", "padua=padua.csv"], "nowhere.yaml"),
         (["run", "study.yaml", "--sites", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "study.yaml", "--sites", "sites.yaml", "--analysis", "efect"], "no analysis 'efect'"),
-        (["verify", "."], "holds no run"),
-        (["report", "."], "study.yaml"),
+        (["verify", "nowhere"], "holds no run"),
+        (["report", "nowhere"], "holds no run"),
         (["demo", "no-such-demo"], "There is no demo"),
         (["site", "check", "nowhere.csv", "study.yaml"], "nowhere.csv"),
         (["study", "check", "padua.csv"], "padua.csv"),
@@ -136,7 +139,7 @@ def test_site_check_reports_and_site_map_proposes(folder: Path, tmp_path: Path) 
 )  # fmt: skip
 def test_wrong_input_says_what_and_what_to_do(folder: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
     extra = ["--out", str(tmp_path)] if arguments[0] in ("run", "demo") else []
-    output = " ".join(unisono(*arguments, *extra, cwd=folder, code=1).split())
+    output = " ".join(unisono(*arguments, *extra, cwd=folder, code=1).replace("│", " ").split())
     assert said in output
     assert "what to do" in output
 

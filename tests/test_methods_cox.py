@@ -572,10 +572,13 @@ def test_the_result_is_rebuilt_from_its_stored_estimates() -> None:
 
 
 def test_the_headline_says_direction_reference_and_p() -> None:
-    headline = on_lung().headline()
-    assert "sex female (against male): hazard 0.56 times as high (95% CI 0.40 to 0.78, p < 0.001)" in headline
-    assert headline.startswith("Age, for each year more: hazard 1.01 times as high")
-    assert "0.000" not in headline
+    about_sex = on_lung(covariates=["sex", "age", "ecog"]).headline()
+    assert about_sex.startswith("For sex female (against male) the hazard (died) was lower: 0.56 times as high")
+    assert "(95% CI 0.40 to 0.78, p < 0.001), adjusted for age and ecog, in 226 patients." in about_sex
+    about_age = on_lung().headline()
+    assert about_age.startswith("For each year more of age the hazard (died) was higher: 1.01 times as high")
+    assert "compatible with no difference" in about_age
+    assert "0.000" not in about_age + about_sex
 
 
 def test_the_baseline_and_its_meaning_are_always_said() -> None:

@@ -8,7 +8,6 @@ import tempfile
 import traceback
 from pathlib import Path
 
-import click
 import typer
 
 from unisono import __version__
@@ -45,18 +44,18 @@ def main(arguments: list[str] | None = None) -> None:
     """The entry point. Exit codes: 0 done, 1 refused or failed with a reason, 2 wrong usage, 130 interrupted."""
     try:
         sys.exit(app(arguments, standalone_mode=False) or 0)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         errors.print("\nStopped. Everything opened so far is kept: the same command goes on where it stopped.")
         sys.exit(130)
     except UnisonoError as error:
         errors.print(error_panel(error))
         sys.exit(1)
     except Exception as error:  # noqa: BLE001  (the last resort: a fault of ours, told without a traceback)
+        if hasattr(error, "show"):  # wrong usage: typer's exceptions are click's or its own, by version
+            error.show()
+            sys.exit(2)
         errors.print(f"A fault in Unisono itself ({type(error).__name__}). Nothing was sent because of it.")
         errors.print(
             f"The place in the code is in {_fault_file()}; please report it, after checking that it shows no data."

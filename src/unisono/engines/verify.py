@@ -54,15 +54,26 @@ class _NoSites:
         raise AssertionError(f"verification does not wait for {site}")
 
 
+_COMPARED = ("estimates", "converged", "cohort", "sites")
+"""What of a result.json comes from the sums."""
+
+
 def verify(study: Study, analysis: str, journal_path: Path, stored: dict[str, Any]) -> Verified:
-    """Replay one analysis. `stored` is its result.json. `JournalError` if the journal is damaged or incomplete."""
+    """Replay one analysis. `stored` is its result.json (`estimates` and `journal_digest` at least). `JournalError` if the
+    journal is damaged or incomplete, or `stored` is no result."""
+    if not {"estimates", "journal_digest"} <= set(stored):
+        raise JournalError(
+            f"What is stored of {analysis!r} is not a result.",
+            rule="result-file",
+            remedy="Run the same command again: it writes the results anew from the journal.",
+        )
     if not journal_path.exists():
         raise JournalError(
             f"{journal_path} is not there.",
             rule="complete-journal",
             remedy="Verify the whole folder that the run wrote.",
         )
-    journal = Journal(journal_path)
+    journal = Journal(journal_path, read_only=True)
     try:
         start = journal.last("start")
         if start is None or start.body is None or start.body["study"] != study.digest():
@@ -78,7 +89,13 @@ def verify(study: Study, analysis: str, journal_path: Path, stored: dict[str, An
         replayed = asyncio.run(
             answer(study, analysis, lambda: Federation(question, _NoSites(), roster, journal, strict=same))
         )
-        difference = largest_difference(stored["estimates"], replayed.result.estimates)
+        again = {
+            "estimates": replayed.result.estimates,
+            "converged": replayed.result.converged,
+            "cohort": replayed.cohort.estimates,
+            "sites": sorted(replayed.sites),
+        }
+        difference = max(largest_difference(stored[k], again[k]) for k in _COMPARED if k in stored)
         return Verified(
             analysis, len(journal.all("opened")), digest, digest == stored["journal_digest"], same, difference
         )
@@ -99,8 +116,8 @@ def largest_difference(stored: Any, again: Any) -> float:
     if stored == again:
         return 0.0
     numbers = [x for x in (stored, again) if isinstance(x, int | float) and not isinstance(x, bool)]
-    if len(numbers) == 2:
-        return float(abs(stored - again) / max(abs(stored), abs(again)))
     if stored is None and isinstance(again, float) and not math.isfinite(again):
         return 0.0  # JSON has no NaN
+    if len(numbers) == 2 and math.isfinite(stored) and math.isfinite(again):
+        return float(abs(stored - again) / max(abs(stored), abs(again)))
     return math.inf

@@ -14,6 +14,7 @@ from unisono.federation.tree import Tree, digest
 from unisono.protection.leaves import Leaf, count
 
 Operation = Literal["sum", "mean", "tell", "collect", "align"]
+OPERATIONS: tuple[Operation, ...] = ("sum", "mean", "tell", "collect", "align")
 
 PROTOCOL = 1
 """Version of the messages; a part of every digest."""
@@ -68,6 +69,19 @@ class Ask:
         """The name of the key material of this attempt."""
         return f"{self.analysis}/{self.epoch}/{self.step}/{self.attempt}"
 
+    def check_types(self) -> None:
+        """`ValueError` unless every field is of its type: a step of 0.5 or an epoch of True would be a name of its own."""
+        texts = (self.run, self.study, self.analysis, self.method, self.contribution, self.hide, self.encoding)
+        numbers = (self.version, self.step, self.epoch, self.attempt, self.facts.patients)
+        if not all(type(text) is str for text in (*texts, self.operation, *self.sites, *self.facts.imputed)):
+            raise ValueError("a name is not a text")
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("a number is not a whole number")
+        if self.operation not in OPERATIONS:
+            raise ValueError("there is no such operation")
+        if list(self.sites) != sorted(set(self.sites)):
+            raise ValueError("the sites are not sorted, or one is there twice")
+
     def to_tree(self) -> dict[str, Tree]:
         """For messages and digests."""
         return {
@@ -90,11 +104,13 @@ class Ask:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Ask:
-        """The ask a message carried; `ProtocolError` if a field is missing."""
+        """The ask a message carried; `ProtocolError` if a field is missing, or is not what it should be."""
         try:
-            facts = Facts(patients=int(tree["facts"]["patients"]), imputed=dict(tree["facts"]["imputed"]))
-            return cls(**{**tree, "sites": tuple(tree["sites"]), "facts": facts, "arguments": list(tree["arguments"])})
-        except (KeyError, TypeError, ValueError) as error:
+            facts = Facts(patients=tree["facts"]["patients"], imputed=dict(tree["facts"]["imputed"]))
+            ask = cls(**{**tree, "sites": tuple(tree["sites"]), "facts": facts, "arguments": list(tree["arguments"])})
+            ask.check_types()
+            return ask
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolError(
                 f"An ask cannot be read: {error}.",
                 rule="ask-format",

@@ -22,7 +22,7 @@ from unisono.federation.events import Event, Kind, Observer, nobody
 from unisono.federation.exchange import Close, Exchange, LinkLost, Tell
 from unisono.federation.journal import Journal, Record
 from unisono.federation.rounds import Incomplete, Opened, Round, together
-from unisono.federation.tree import Tree
+from unisono.federation.tree import Tree, pack, unpack
 from unisono.protection.encoding import exact
 from unisono.protection.secagg.aggregate import AggregatorSession
 from unisono.protection.secagg.parameters import Parameters, threshold
@@ -32,6 +32,12 @@ from unisono.study.units import duration
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+"""Between tries that fail one after the other: a link that is up and fails at once must not be asked in a hot loop."""
+PATIENCE_S = 30.0
+"""For messages that a sum does not depend on: a site that hangs misses them."""
 
 
 class SiteLeft(Exception):
@@ -80,11 +86,9 @@ class Federation:
         left = set(epochs[-1].body["stayed"]) if epochs and epochs[-1].body else set(roster.sites)
         self.sites: tuple[str, ...] = tuple(sorted(left))
         self._step = 0
-        self._missing: dict[str, str] = {}
-        _enough_sites(self.sites, study)
-        self.parameters: Parameters | None = None
-        if study.protection.hide != "none":
-            self.parameters = threshold(len(self.sites), study.protection.colluding, study.release.min_sites)
+        self._missing: dict[str, str] = {}  # lost in the last try, with the message at which
+        self._away: dict[str, str] = {}  # of these, without a link now
+        self.parameters = _parameters(self.sites, study)
         self._round = Round(exchange, roster, self.parameters, journal, self._timed)
 
     @property
@@ -116,14 +120,7 @@ class Federation:
         if self._replayed("told", ask) is not None:
             return
         self._notify("step", ask)
-
-        async def one(site: str) -> None:
-            try:
-                await self.exchange.request(site, Tell(ask))
-            except LinkLost:
-                self._notify("lost", ask, site)
-
-        await together(one(site) for site in self.sites)
+        await self._send(ask, Tell(ask))
         self.journal.write(
             "told", {"question": ask.question, "name": ask.contribution}, epoch=self.epoch, step=ask.step
         )
@@ -200,6 +197,7 @@ class Federation:
     async def _until_opened(self, ask: Ask, length: int) -> Opened:
         """Attempts, until one opens or the deadline passes."""
         on_dropout = self.question.study.participation.on_dropout
+        failures = 0
         try:
             async with asyncio.timeout(self.deadline):
                 opened = await self._finish_pending(ask)
@@ -210,13 +208,18 @@ class Federation:
                     except Incomplete as incomplete:
                         if on_dropout == "abort":
                             raise _stopped(incomplete.lost, ask, "on_dropout is `abort`") from incomplete
-                        await self._return_of(incomplete, ask)
+                        failures += 1
+                        await self._return_of(incomplete, ask, failures)
                         opened = await self._finish_pending(ask)
         except TimeoutError as error:
-            self._missing |= dict.fromkeys(self._round.waiting, "deadline")
-            if on_dropout == "continue":
-                raise self._leave(ask) from error
-            raise _stopped(self._missing, ask, f"the deadline of {self.deadline:g} s passed") from error
+            opened = self._round.unmasked(ask, self._round.waiting)
+            if opened is not None:
+                return opened
+            late = dict.fromkeys(sorted(self._round.waiting), "deadline")
+            missing = self._away | late or self._missing
+            if on_dropout == "continue" and missing:
+                raise self._leave(ask, missing) from error
+            raise _stopped(missing, ask, f"the deadline of {self.deadline:g} s passed") from error
         return opened
 
     async def _attempt(self, ask: Ask, length: int) -> Opened:
@@ -236,31 +239,44 @@ class Federation:
             self._missing = incomplete.lost
             return None
 
-    async def _return_of(self, incomplete: Incomplete, ask: Ask) -> None:
-        self._missing = incomplete.lost
+    async def _return_of(self, incomplete: Incomplete, ask: Ask, failures: int) -> None:
+        """Until every lost site has a link again."""
+        self._missing, self._away = incomplete.lost, dict(incomplete.lost)
         body = {"name": ask.contribution, "method": ask.method, "sites": dict(incomplete.lost)}
         self.journal.write("waited", body, epoch=self.epoch, step=ask.step)
-        for site in sorted(incomplete.lost):
+
+        async def back(site: str) -> None:
             self._notify("waiting", ask, site)
             await self.exchange.online(site)
+            del self._away[site]
             self._notify("returned", ask, site)
 
-    def _leave(self, ask: Ask) -> SiteLeft:
-        """Those who stayed begin anew; the ones missing at the deadline are out for good."""
-        stayed = tuple(s for s in self.sites if s not in self._missing)
-        _enough_sites(stayed, self.question.study)
-        for site in sorted(self._missing):
+        await together(back(site) for site in sorted(incomplete.lost))
+        if failures > 1:
+            await asyncio.sleep(min(FIRST_PAUSE_S * 2.0 ** (failures - 2), LONGEST_PAUSE_S))
+
+    def _leave(self, ask: Ask, missing: Mapping[str, str]) -> SiteLeft:
+        """Those who stayed begin anew; the ones missing at the deadline are out for good. An error, and nothing is written
+        down, if those who stayed are too few: the same command can still wait for the others."""
+        stayed = tuple(s for s in self.sites if s not in missing)
+        _parameters(stayed, self.question.study)
+        for site in sorted(missing):
             self._notify("left", ask, site)
-        self.journal.write("epoch", {"stayed": list(stayed), "left": dict(self._missing)}, epoch=self.epoch + 1)
+        self.journal.write("epoch", {"stayed": list(stayed), "left": dict(missing)}, epoch=self.epoch + 1)
         return SiteLeft(stayed)
 
     async def _close(self, ask: Ask) -> None:
         """Tell the sites that the step is opened and stored. Losing this message loses nothing."""
+        await self._send(ask, Close(ask.key))
+
+    async def _send(self, ask: Ask, message: Tell | Close) -> None:
+        """To every site; one that is away, or does not answer in time, misses it."""
 
         async def one(site: str) -> None:
             try:
-                await self.exchange.request(site, Close(ask.key))
-            except LinkLost:
+                async with asyncio.timeout(min(self.deadline, PATIENCE_S)):
+                    await self.exchange.request(site, message)
+            except (LinkLost, TimeoutError):
                 self._notify("lost", ask, site)
 
         await together(one(site) for site in ask.sites)
@@ -273,7 +289,9 @@ class Federation:
 
     def _ask(self, operation: Operation, method: Any, name: str, arguments: Sequence[Any]) -> Ask:
         step, self._step = self._step, self._step + 1
-        self._missing = {}
+        self._missing, self._away = {}, {}
+        # What the sites get is what the digest is over, and nobody can change it later: a read-only copy.
+        fixed = unpack(pack(list(arguments)))
         return Ask(
             run=self.question.run,
             study=self.study_digest,
@@ -289,7 +307,7 @@ class Federation:
             hide=self.question.study.protection.hide,
             encoding="exact",
             facts=self.facts,
-            arguments=list(arguments),
+            arguments=fixed,
         )
 
     def _next_attempt(self, ask: Ask) -> Ask:
@@ -302,11 +320,13 @@ class Federation:
 
     def _replayed(self, kind: str, ask: Ask) -> Record | None:
         """The record of this step; a replay that asks something else has diverged and must not go on."""
-        record = self.journal.last(kind, epoch=self.epoch, step=ask.step)
+        found = [self.journal.last(k, epoch=self.epoch, step=ask.step) for k in ("opened", "told")]
+        record = next((r for r in found if r is not None), None)
         if record is None:
             return None
-        same = record.body is not None and (
-            record.body["question"] == ask.question or (not self.strict and record.body["name"] == ask.contribution)
+        asked = record.body if record.kind == kind else None
+        same = asked is not None and (
+            asked["question"] == ask.question or (not self.strict and asked["name"] == ask.contribution)
         )
         if not same:
             recorded = record.body["name"] if record.body else "a pruned step"
@@ -326,7 +346,8 @@ class Federation:
         self.observer(replace(event, seconds=seconds))
 
 
-def _enough_sites(sites: tuple[str, ...], study: Study) -> None:
+def _parameters(sites: tuple[str, ...], study: Study) -> Parameters | None:
+    """How many of these sites must stay; None where nothing is hidden. An error if no sum over them may be opened."""
     if len(sites) < study.release.min_sites:
         raise ParticipationError(
             f"{len(sites)} site{'s' if len(sites) != 1 else ''} can take part ({', '.join(sites) or 'none'}); "
@@ -334,6 +355,9 @@ def _enough_sites(sites: tuple[str, ...], study: Study) -> None:
             rule="min_sites",
             remedy="Invite more sites. With fewer, a sum would show one hospital's part to another.",
         )
+    if study.protection.hide == "none":
+        return None
+    return threshold(len(sites), study.protection.colluding, study.release.min_sites)
 
 
 def _stopped(missing: Mapping[str, str], ask: Ask, why: str) -> ParticipationError:

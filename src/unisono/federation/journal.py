@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unisono.errors import JournalError, StorageError
+from unisono.errors import JournalError
+from unisono.federation.storage import begun, damaged, storage
 from unisono.federation.tree import Tree, digest, pack, unpack
+
+__all__ = ["Journal", "Record", "storage"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
-    body BLOB, body_digest TEXT NOT NULL, hash TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS by_step ON records (kind, epoch, step);
+    body BLOB, body_digest TEXT NOT NULL, hash TEXT NOT NULL)
 """
+_PATIENCE_S = 1.0
+"""How long another process may hold the file before the user is told."""
 
 
 @dataclass(frozen=True)
@@ -37,59 +40,43 @@ class Record:
     body: dict[str, Any] | None
 
 
-@contextmanager
-def storage(path: Path, what: str) -> Iterator[None]:
-    """SQLite's and the file system's troubles as errors that a user can act on."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        text = str(error).lower()
-        if "malformed" in text or "not a database" in text or "corrupt" in text:
-            raise damaged(path, what, "the file is not a readable database") from error
-        if "locked" in text:
-            raise StorageError(
-                f"The {what} {path} is in use by another process.",
-                rule="one-run-at-a-time",
-                remedy="Wait for the other run to end, or write to another folder with --out.",
-            ) from error
-        raise unwritable(path, what, str(error)) from error
-    except OSError as error:
-        raise unwritable(path, what, error.strerror or str(error)) from error
+@dataclass(frozen=True)
+class _Place:
+    """Where a record is, without its body. In memory and not an index of SQLite's: a damaged index would hide a record,
+    and a hidden `opened` would be asked a second time."""
 
+    seq: int
+    kind: str
+    epoch: int
+    step: int
 
-def damaged(path: Path, what: str, how: str) -> JournalError:
-    """The error for a record that cannot be trusted; nothing is restarted silently."""
-    return JournalError(
-        f"The {what} {path} is damaged: {how}.",
-        rule="journal-integrity",
-        remedy="Restore the file from a back-up and run the same command again; or run with --fresh, which asks the sites anew.",
-    )
-
-
-def unwritable(path: Path, what: str, reason: str) -> StorageError:
-    """The error for a disk that is full or a folder that cannot be written."""
-    return StorageError(
-        f"The {what} {path} cannot be written: {reason}.",
-        rule="durable-storage",
-        remedy="Free disk space or correct the permissions, then run the same command again: it goes on where it stopped.",
-    )
+    def fits(self, kind: str, epoch: int | None, step: int | None) -> bool:
+        return self.kind == kind and epoch in (None, self.epoch) and step in (None, self.step)
 
 
 class Journal:
     """An analysis's records. The constructor verifies the whole chain; `JournalError` if a byte was changed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """read_only: nothing may be written (`JournalError`, rule ``complete-journal``): for verification."""
         self.path = path
+        self._read_only = read_only
+        self._places: list[_Place] = []
         with storage(path, "journal"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
-            # A killed process or machine loses nothing that was answered: every record is on disk before it is used.
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-            self._next = 0
-            self.digest = self._verify()
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE_S)
+        try:
+            with storage(path, "journal"):
+                # A killed process or machine loses nothing that was answered: every record is on disk before it is used.
+                self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute(_SCHEMA)
+            self.digest, first = self._verify()
+            begun(path, first, "journal", empty=not self._places)
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         """Close the file; the journal can be opened again."""
@@ -97,65 +84,105 @@ class Journal:
 
     def write(self, kind: str, body: Mapping[str, Tree], *, epoch: int = 0, step: int = -1) -> Record:
         """Append a record; on disk when this returns."""
-        seq, packed = self._next, pack(dict(body))
+        if self._read_only:
+            raise JournalError(
+                f"The journal {self.path} ends before the run does.",
+                rule="complete-journal",
+                remedy="The run is not finished, or was made with another version of the method; run it to its end first.",
+            )
+        place = _Place(len(self._places), kind, epoch, step)
+        packed = pack(dict(body))
         body_digest = hashlib.sha256(packed).hexdigest()
-        link = _link(self.digest, seq, kind, epoch, step, body_digest)
-        row = (seq, kind, epoch, step, packed, body_digest, link)
+        link = _link(self.digest, place, body_digest)
         with storage(self.path, "journal"):
-            self._db.execute("INSERT INTO records VALUES (?,?,?,?,?,?,?)", row)
-        self.digest, self._next = link, seq + 1
-        return Record(seq, kind, epoch, step, dict(body))
+            self._db.execute(
+                "INSERT INTO records VALUES (?,?,?,?,?,?,?)",
+                (place.seq, kind, epoch, step, packed, body_digest, link),
+            )
+        self.digest = link
+        self._places.append(place)
+        if place.seq == 0:
+            begun(self.path, link, "journal", empty=False)
+        return Record(place.seq, kind, epoch, step, dict(body))
 
     def last(self, kind: str, *, epoch: int | None = None, step: int | None = None) -> Record | None:
         """The newest record of a kind (of an epoch, of a step)."""
-        rows = self._newest(kind, epoch, step, 1)
-        return rows[0] if rows else None
+        for place in reversed(self._places):
+            if place.fits(kind, epoch, step):
+                return self._read(place)
+        return None
 
     def all(self, kind: str, *, epoch: int | None = None, step: int | None = None) -> list[Record]:
         """The records of a kind, oldest first."""
-        return self._newest(kind, epoch, step, -1)[::-1]
+        return [self._read(place) for place in self._places if place.fits(kind, epoch, step)]
 
     def prune(self, before: Record, *, from_step: int) -> None:
         """Forget the bodies of sums opened from `from_step` on and before a snapshot; their hashes stay in the chain."""
-        with storage(self.path, "journal"):
-            self._db.execute(
-                "UPDATE records SET body = NULL"
-                " WHERE kind IN ('opened', 'pending') AND epoch = ? AND step >= ? AND seq < ?",
-                (before.epoch, from_step, before.seq),
-            )
+        self._empty(
+            p
+            for p in self._places[: before.seq]
+            if p.kind in ("opened", "pending") and p.epoch == before.epoch and p.step >= from_step
+        )
 
     def forget_pending(self, epoch: int, step: int) -> None:
         """The accumulated masked sum of a step that was opened is of no more use."""
+        self._empty(p for p in self._places if p.fits("pending", epoch, step))
+
+    def _empty(self, places: Any) -> None:
         with storage(self.path, "journal"):
-            self._db.execute(
-                "UPDATE records SET body = NULL WHERE kind = 'pending' AND epoch = ? AND step = ?", (epoch, step)
+            self._db.executemany(
+                "UPDATE records SET body = NULL WHERE seq = ? AND body IS NOT NULL", [(p.seq,) for p in places]
             )
 
-    def _newest(self, kind: str, epoch: int | None, step: int | None, limit: int) -> list[Record]:
+    def _read(self, place: _Place) -> Record:
         with storage(self.path, "journal"):
-            rows = self._db.execute(
-                "SELECT seq, kind, epoch, step, body FROM records WHERE kind = :kind"
-                " AND (:epoch IS NULL OR epoch = :epoch) AND (:step IS NULL OR step = :step)"
-                " ORDER BY seq DESC LIMIT :limit",
-                {"kind": kind, "epoch": epoch, "step": step, "limit": limit},
-            ).fetchall()
-        return [Record(s, k, e, n, None if body is None else unpack(body)) for s, k, e, n, body in rows]
+            row = self._db.execute("SELECT body FROM records WHERE seq = ?", (place.seq,)).fetchone()
+        body = None if row[0] is None else unpack(row[0])
+        return Record(place.seq, place.kind, place.epoch, place.step, body)
 
-    def _verify(self) -> str:
-        """Walk the chain; the digest of its last link."""
-        link, expected = digest("unisono journal"), 0
-        for seq, kind, epoch, step, body, body_digest, stored in self._db.execute("SELECT * FROM records ORDER BY seq"):
-            if seq != expected:
-                raise damaged(self.path, "journal", f"record {expected} is missing")
-            if body is not None and hashlib.sha256(body).hexdigest() != body_digest:
+    def _verify(self) -> tuple[str, str]:
+        """Walk the chain; the digests of its last and its first link."""
+        link, first, emptied = digest("unisono journal"), "", []
+        for row in self._rows():
+            if not _typed(row) or row[0] != len(self._places):
+                raise damaged(self.path, "journal", f"record {len(self._places)} is missing or unreadable")
+            seq, kind, epoch, step, body, body_digest, stored = row
+            place = _Place(seq, kind, epoch, step)
+            if body is None:
+                emptied.append(place)
+            elif hashlib.sha256(body).hexdigest() != body_digest:
                 raise damaged(self.path, "journal", f"record {seq} ({kind}) was altered")
-            link = _link(link, seq, kind, epoch, step, body_digest)
+            link = _link(link, place, body_digest)
             if link != stored:
                 raise damaged(self.path, "journal", f"the chain of hashes breaks at record {seq} ({kind})")
-            expected += 1
-        self._next = expected
-        return link
+            first = first or link
+            self._places.append(place)
+        for place in emptied:
+            if not self._may_be_empty(place):
+                raise damaged(self.path, "journal", f"record {place.seq} ({place.kind}) was emptied")
+        return link, first
+
+    def _rows(self) -> Any:
+        try:
+            yield from self._db.execute("SELECT * FROM records ORDER BY seq")
+        except sqlite3.Error as error:  # it could be opened: whatever stops the reading now is in its bytes
+            raise damaged(self.path, "journal", "the file is not a readable database") from error
+
+    def _may_be_empty(self, place: _Place) -> bool:
+        """Bodies are forgotten for two reasons only: the step was opened, or a snapshot came after it."""
+        later = self._places[place.seq + 1 :]
+        pruned = any(p.fits("snapshot", place.epoch, None) for p in later)
+        if place.kind == "pending":
+            return pruned or any(p.fits("opened", place.epoch, place.step) for p in later)
+        return place.kind == "opened" and pruned
 
 
-def _link(previous: str, seq: int, kind: str, epoch: int, step: int, body_digest: str) -> str:
-    return hashlib.sha256(f"{previous}|{seq}|{kind}|{epoch}|{step}|{body_digest}".encode()).hexdigest()
+def _typed(row: tuple[Any, ...]) -> bool:
+    seq, kind, epoch, step, body, body_digest, stored = row
+    numbers = all(type(x) is int for x in (seq, epoch, step))
+    return numbers and all(type(x) is str for x in (kind, body_digest, stored)) and type(body) in (bytes, type(None))
+
+
+def _link(previous: str, place: _Place, body_digest: str) -> str:
+    text = f"{previous}|{place.seq}|{place.kind}|{place.epoch}|{place.step}|{body_digest}"
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -45,9 +45,13 @@ class Opened:
     first_bytes: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Round:
-    """Everything an attempt needs: who carries, who listens, where it is written down."""
+    """Everything an attempt needs: who carries, who listens, where it is written down.
+
+    waiting: sites whose answer has not come: who is late, when the deadline passes. unmasking: the sum that sites were
+    asked to unmask, and the first bytes of its parts.
+    """
 
     exchange: Exchange
     roster: Roster
@@ -55,11 +59,12 @@ class Round:
     journal: Journal
     observer: Observer
     waiting: set[str] = field(default_factory=set)
-    """Sites whose answer has not come: who is late, when the deadline passes."""
+    unmasking: tuple[AggregatorSession, Mapping[str, str]] | None = None
 
     async def secagg(self, ask: Ask, length: int) -> Opened:
         """Messages A to D. Raises `Incomplete` if a site is lost before its masked input."""
         assert self.parameters is not None
+        self.unmasking = None
         session = AggregatorSession(ask.sites, self.roster, self.parameters, ask.run, ask.slot, length, ask.digest)
         for advertised in (await self._all(ask, lambda _: Advertise(ask))).values():
             session.collect_advertise(advertised)
@@ -85,14 +90,27 @@ class Round:
     async def unmask(self, ask: Ask, session: AggregatorSession, first: Mapping[str, str]) -> Opened:
         """Message D, for the one survivor set that is written down; enough answers open the sum."""
         request = session.unmask_request()
-        answers, lost = await self._gather(ask, session.participants, lambda _: Reveal(ask.key, session.slot, request))
-        for shares in answers.values():
-            session.collect_unmask(shares)
-        if not session.can_open:
+        self.unmasking = session, first
+        _, lost = await self._gather(
+            ask, session.survivors, lambda _: Reveal(ask.key, session.slot, request), session.collect_unmask
+        )
+        opened = self.unmasked(ask, lost)
+        if opened is None:
             raise Incomplete(lost)
-        for site in lost:
+        return opened
+
+    def unmasked(self, ask: Ask, lost: Iterable[str]) -> Opened | None:
+        """The sum, if enough sites have answered D; `lost` are those that have not. Also asked when the deadline passes:
+        a sum that can be opened is never given up for a straggler."""
+        if self.unmasking is None or not self.unmasking[0].can_open:
+            return None
+        session, first = self.unmasking
+        self.unmasking = None
+        recovered = tuple(sorted({*lost, *session.dropped}))
+        words = session.open()
+        for site in recovered:
             self.observer(Event("recovered", ask.analysis, ask.step, ask.contribution, site))
-        return Opened(session.open(), tuple(sorted(session.survivors)), tuple(sorted(lost)), dict(first))
+        return Opened(words, session.survivors, recovered, dict(first))
 
     async def plain(self, ask: Ask, length: int) -> Opened:
         """One message; the coordinator sees every site's part."""

@@ -25,9 +25,21 @@ _DTYPES = frozenset({"<f8", "<f4", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b
 
 
 def pack(tree: Tree) -> bytes:
-    """The tree as bytes; equal trees give equal bytes (keys sorted, arrays C-ordered and little-endian)."""
+    """The tree as bytes; equal trees give equal bytes (keys sorted, arrays C-ordered and little-endian).
+
+    `ProtocolError` for what does not travel: other types, arrays of other dtypes, a number that is not finite (outside an
+    array).
+    """
     arrays: list[np.ndarray[Any, Any]] = []
-    skeleton = json.dumps(_skeleton(tree, arrays), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        skeleton = json.dumps(_skeleton(tree, arrays), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ProtocolError(
+            f"A value cannot be sent or stored: {error}.",
+            rule="tree-format",
+            remedy="Numbers must be finite; only numbers, texts, arrays, and lists and mappings of these travel. "
+            "A fit that diverges sends such numbers: look for separation, or for min/max declared far too wide.",
+        ) from error
     return b"".join([_MAGIC, struct.pack("<I", len(skeleton)), skeleton, *(a.tobytes() for a in arrays)])
 
 
@@ -37,9 +49,9 @@ def unpack(data: bytes) -> Tree:
         if data[:4] != _MAGIC:
             raise ValueError("not a packed tree")
         (length,) = struct.unpack("<I", data[4:8])
-        skeleton = json.loads(data[8 : 8 + length])
+        skeleton = json.loads(data[8 : 8 + length], parse_constant=_no_constant)
         return _Reader(data, 8 + length).tree(skeleton)
-    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:
         raise ProtocolError(
             f"A stored or received tree of {len(data)} bytes cannot be read: {error}.",
             rule="tree-format",
@@ -75,6 +87,10 @@ def _skeleton(tree: Tree, arrays: list[np.ndarray[Any, Any]]) -> Any:
     raise TypeError(f"a {type(tree).__name__} does not travel")
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"the number {name}")
+
+
 class _Reader:
     """Reads arrays off the tail of a packed tree, in order, checking every length."""
 
@@ -101,9 +117,9 @@ class _Reader:
         if header["dtype"] not in _DTYPES:
             raise ValueError(f"dtype {header['dtype']!r}")
         dtype = np.dtype(header["dtype"])
-        shape = tuple(int(s) for s in header["shape"])
-        if any(s < 0 for s in shape):
-            raise ValueError("negative shape")
+        shape = tuple(header["shape"])
+        if not all(type(s) is int and s >= 0 for s in shape):
+            raise ValueError("a shape that is not whole numbers")
         size = int(np.prod(shape, dtype=object)) if shape else 1
         end = self.offset + size * dtype.itemsize
         if end > len(self.data):

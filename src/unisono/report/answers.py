@@ -44,7 +44,12 @@ def section(result: Result, method: str, drawn: Drawn) -> Section:
     blocks = _VIEWS.get(method, _any)(result, drawn)
     title = _TITLES.get(method, result.analysis)
     return Section(
-        f"analysis-{result.analysis}", title, result.headline(), tuple(blocks), result.notes, result.converged
+        f"analysis-{result.analysis}",
+        title,
+        words.together(result.headline()),
+        tuple(blocks),
+        result.notes,
+        result.converged,
     )
 
 
@@ -103,7 +108,7 @@ def _cox(result: Result, drawn: Drawn) -> list[Block]:
         )
         for row in found["coefficients"]
     ]
-    note = "Above 1: the event comes sooner; below 1: later. Each adjusted for the others."
+    note = f"Above 1: the event comes sooner; below 1: later.{_adjusted(len(rows))}"
     ratios = grid(("", "hazard ratio", level, "p"), rows, "Hazard ratios.", note)
     profiles: dict[str, list[dict[str, Any]]] = {}
     for row in found["survival_at"]:
@@ -155,9 +160,10 @@ def _glm(result: Result, drawn: Drawn) -> list[Block]:
     rows = [
         (term(study, r["name"]), words.number(r[keys[0]]), words.interval(r[keys[1]], r[keys[2]]), words.p_cell(r["p"]))
         for r in found["coefficients"]
+        if not (with_ratio and r["name"] == "intercept")  # its exponential is the odds or rate of nobody
     ]
     name = {"binomial": "odds ratio", "poisson": "rate ratio"}.get(found["family"], "coefficient")
-    table = grid(("", name, level, "p"), rows, f"{name.capitalize()}s.", "Each adjusted for the others.")
+    table = grid(("", name, level, "p"), rows, f"{name.capitalize()}s.", _adjusted(len(rows)).strip())
     counted = f", {words.count(found['events'])} events" if found.get("events") is not None else ""
     said = (
         f"{words.count(found['n'])} patients{counted}. Deviance {words.number(found['deviance'], 5)} on {found['df_residual']:,}"
@@ -185,6 +191,11 @@ def term(study: Study, column: str) -> str:
     return " × ".join(_factor(study, part) for part in column.split(":"))
 
 
+def _names(study: Study, written: str) -> str:
+    """A covariate as written in the study, by its label."""
+    return " × ".join(_label(study, name.strip()) for name in written.split(":"))
+
+
 def _factor(study: Study, part: str) -> str:
     name, _, level = part.rstrip("]").partition("[")
     variable = study.variables.get(name)
@@ -204,6 +215,10 @@ _UNITS = {"a": "year", "mo": "month", "wk": "week", "d": "day", "h": "hour"}
 def unit(code: str) -> str:
     """A unit's code as a clinician says it, one of it."""
     return _UNITS.get(code, code)
+
+
+def _adjusted(number: int) -> str:
+    return " Each adjusted for the others." if number > 1 else ""
 
 
 def _label(study: Study, name: str) -> str:

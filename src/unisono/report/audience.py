@@ -42,6 +42,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "Every opened sum, in order, as opened: small numbers are not blanked in it. `unisono verify` reads it.",
         OFFICERS,
     ),
+    ("run.lock", "Held while a run goes on, so that no second one begins in this folder.", EVERYBODY),
     ("sites.yaml", "Where each hospital's file was read from, in this simulation.", OFFICERS),
 )
 """Pattern, what it is, who may see it; the first that fits counts, so hospitals' folders come first. A pattern's ``*`` stands for any path."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from unisono import __version__
 from unisono.errors import MissingExtra, UnisonoError
 from unisono.methods.wording import say_list
 from unisono.report import plain_json, words
@@ -73,9 +73,9 @@ def view(run: LoadedRun, figures: Mapping[str, Drawn]) -> dict[str, Any]:
     telling = most_telling(run)
     sections = _sections(run, figures)
     return {
-        "version": __version__,
+        "version": version("unisono"),
         "study": run.study,
-        "answer": None if telling is None or telling.result is None else telling.result.headline(),
+        "answer": None if telling is None or telling.result is None else words.together(telling.result.headline()),
         "telling": telling.name if telling is not None else None,
         "converged": telling is None or telling.result is None or telling.result.converged,
         "who": _who(run, telling),
@@ -87,7 +87,7 @@ def view(run: LoadedRun, figures: Mapping[str, Drawn]) -> dict[str, Any]:
         "failed": [Failed(a.name, a.error) for a in run.analyses if a.error is not None],
         "limits": checks_and_limits(run),
         "comparison": _comparison(run.comparison),
-        "officer": officer(run),
+        "officer": officer(run, None if telling is None else telling.name),
     }
 
 

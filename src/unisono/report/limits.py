@@ -11,7 +11,7 @@ def checks_and_limits(run: LoadedRun) -> list[str]:
     study = run.study
     least = study.release.min_count
     said = [
-        "The numbers are those that pooling the same patients, mapped in the same way, would give (to about nine digits)."
+        "The numbers are those that pooling the same patients, mapped in the same way, would give (to seven digits or more)."
     ]
     said += _grid(run)
     said.append(

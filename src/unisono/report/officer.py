@@ -56,8 +56,8 @@ class Officer:
     digests: tuple[Fact, ...]
 
 
-def officer(run: LoadedRun) -> Officer:
-    """The view of a loaded run."""
+def officer(run: LoadedRun, telling: str | None = None) -> Officer:
+    """The view of a loaded run. telling: the analysis that answers the question; a sum of it is shown if one may be."""
     rounds = [_rounds(a, run.run.sites) for a in run.analyses if a.sums]
     cells = {cell for table in rounds for row in table.rows for cell in row[2:]}
     used = {symbol for cell in cells for symbol in cell}
@@ -70,7 +70,7 @@ def officer(run: LoadedRun) -> Officer:
         remarks=tuple(_remarks(run)),
         sheets=tuple(_sheet(a.name, a.sheet) for a in run.analyses if a.sheet),
         rules=tuple((rule, meaning) for rule, meaning in RULES.items() if any(row.rule == rule for row in leaves)),
-        shown=_shown(run),
+        shown=_shown(run, telling),
         hidden=run.study.protection.hide != "none",
         digests=_digests(run),
     )
@@ -170,13 +170,12 @@ def _sheet(name: str, rows: tuple[ActualRow, ...]) -> Grid:
     return grid(head, lines, name, note, names=5)
 
 
-def _shown(run: LoadedRun) -> Shown | None:
-    """Of the sums that may be shown, that of the most telling analysis: its own rather than its cohort step's."""
+def _shown(run: LoadedRun, telling: str | None) -> Shown | None:
+    """Of the sums that may be shown: the most telling analysis's, and rather a method's own than a cohort step's."""
     candidates = [(a, a.run.shown_sum) for a in run.answered if a.run.shown_sum is not None]
     if not candidates:
         return None
-    own = [c for c in candidates if c[0].record is not None and c[1] is not None and _own(c[0], c[1])]
-    analysis, found = (own or candidates)[-1]
+    analysis, found = max(candidates, key=lambda c: (c[1] is not None and _own(c[0], c[1]), c[0].name == telling))
     assert found is not None
     rows = tuple((site, _spaced(sent)) for site, sent in found.received.items())
     return Shown(

@@ -67,7 +67,7 @@ def comparison_table(comparison: Comparison) -> Table:
     """Federated and pooled side by side, with enough digits to see that they agree."""
     table = Table(
         title=escape(comparison.sentence),
-        caption=f"Largest relative difference: {comparison.largest:.1e}",
+        caption=f"Largest relative difference: {gap(comparison.largest)}",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -34,6 +34,13 @@ def p_cell(p: float | None) -> str:
     return NOTHING if p is None else say_p(p).removeprefix("p ").removeprefix("= ")
 
 
+def together(sentence: str) -> str:
+    """A sentence in which no line ends between ``p``, its sign and its number."""
+    for sign in ("<", "=", ">"):
+        sentence = sentence.replace(f"p {sign} ", f"p\u00a0{sign}\u00a0")
+    return sentence
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number, or a dash."""
     return NOTHING if value is None or math.isnan(value) else say_number(value, digits)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,22 @@ from numpy.typing import NDArray
 from unisono.errors import DataError, PermitError, ProtocolError, UnisonoError
 from unisono.federation import exchange as messages
 from unisono.federation.ask import WEIGHT, Ask, leaves_for
-from unisono.federation.contribution import BoundContribution
 from unisono.federation.tree import pack, unpack
 from unisono.methods.base import Method
 from unisono.protection import disclosure
 from unisono.protection.encoding import exact
 from unisono.protection.leaves import Leaf
-from unisono.protection.secagg.messages import UnmaskShares
+from unisono.protection.secagg.messages import MaskedInput, SealedInbox, UnmaskShares
 from unisono.protection.secagg.parameters import Parameters, threshold
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.protection.secagg.site import SiteSession
-from unisono.site import near_twins
+from unisono.site import gate, near_twins
 from unisono.site.audit import AuditLog
+from unisono.site.gate import Admitted
 from unisono.site.permit import Permit
 from unisono.site.policy import Policy
 from unisono.site.sheets import keep_sheet
-from unisono.site.state import SiteState, Step
+from unisono.site.state import SiteState
 from unisono.site.worker import CohortView, Worker, method_of
 from unisono.study.document import Study
 
@@ -44,16 +43,6 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The site's clock."""
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True)
-class Admitted:
-    """A study that this site has a permit for, with the worker that holds its data."""
-
-    study: Study
-    permit: Permit
-    roster: Roster
-    worker: Worker
 
 
 class Site:
@@ -69,34 +58,44 @@ class Site:
         self.audit = AuditLog(home / "audit.jsonl")
         self._studies: dict[str, Admitted] = {}
         self._methods: dict[tuple[str, str, str], Method[Any]] = {}
-        self._slots: dict[str, tuple[Ask, SiteSession]] = {}
+        self._slots: dict[
+            tuple[str, str], tuple[Ask, SiteSession]
+        ] = {}  # by run and slot: a slot's name is a run's own
         self._compared: set[tuple[object, ...]] = set()
         self._lock = threading.Lock()
 
     # -- consent ------------------------------------------------------------------------------------------------------
 
     def admit(self, study: Study, permit: Permit, roster: Roster, worker: Worker) -> None:
-        """Take up a study under a signed permit. `PolicyRefusal` if the study is below the site's policy."""
+        """Take up a study under a signed permit.
+
+        `PermitError` unless the permit is this site's own, for exactly this document and these sites; `PolicyRefusal` if
+        the study is below the site's policy.
+        """
+        gate.consent(study, permit, roster, self.name, self.identity)
         self.policy.check_study(study)
-        self._studies[permit.study] = Admitted(study, permit, roster, worker)
-        self.audit.write(self.clock(), "admitted", study=permit.study, id=study.id, roster=roster.digest)
+        with self._lock:
+            self._studies[permit.study] = Admitted(study, permit, roster, worker)
+            self.audit.write(self.clock(), "admitted", study=permit.study, id=study.id, roster=roster.digest)
 
     def withdraw(self, study: str) -> None:
         """Stop a study at once: nothing more is answered, keys sent ahead are forgotten."""
-        self._studies.pop(study, None)
-        for slot in [s for s, (ask, _) in self._slots.items() if ask.study == study]:
-            self._forget(slot)
-        self.audit.write(self.clock(), "withdrawn", study=study)
+        with self._lock:
+            self._studies.pop(study, None)
+            for slot in [s for s, (ask, _) in self._slots.items() if ask.study == study]:
+                self._forget(slot)
+            self.audit.write(self.clock(), "withdrawn", study=study)
 
     def close(self) -> None:
-        """Leave: key material is forgotten, files are closed."""
-        for slot in list(self._slots):
-            self._forget(slot)
-        self.state.close()
+        """Leave: an answer that is being made is finished, key material is forgotten, files are closed."""
+        with self._lock:
+            for slot in list(self._slots):
+                self._forget(slot)
+            self.state.close()
 
     def check_data(self, run: str, study: str) -> None:
         """`DataError` if a run was begun here on other data than is there now."""
-        self._frozen_data(run, self._studies[study].worker)
+        self._frozen_data(run, self._admitted(study).worker)
 
     # -- answering ----------------------------------------------------------------------------------------------------
 
@@ -104,71 +103,88 @@ class Site:
         """The reply to one message; a refusal is raised, with its rule and remedy, and is in the audit log."""
         with self._lock:
             try:
-                match message:
-                    case messages.Advertise(ask=ask):
-                        return self._advertise(ask)
-                    case messages.Share(slot=slot, keys=keys):
-                        return self._slot(slot)[1].share(keys)
-                    case messages.Mask(slot=slot, inbox=inbox):
-                        ask, session = self._slot(slot)
-                        vector = self._vector(ask)
-                        self.audit.write(
-                            self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes
-                        )
-                        return session.mask(vector, ask.digest, inbox)
-                    case messages.Reveal():
-                        return self._reveal(message)
-                    case messages.Plain(ask=ask):
-                        return self._plain(ask)
-                    case messages.Tell(ask=ask):
-                        self._told(ask)
-                        return None
-                    case messages.Close(key=key):
-                        self._closed(key)
-                        return None
+                return self._answer(message)
             except UnisonoError as error:
-                self.audit.write(self.clock(), "refused", phase=message.phase, rule=error.rule, what=error.what)
-                raise self._named(error) from error
+                raise self._refused(message, error) from error
+            except messages.LinkLost:
+                raise
+            except Exception as error:  # a fault of ours or of a method's: it must not show data, nor go unlogged
+                fault = ProtocolError(
+                    f"The message {message.phase!r} could not be answered ({type(error).__name__}).",
+                    rule="site-fault",
+                    remedy="Nothing left the site. Report it, with the versions of Unisono at both ends.",
+                )
+                raise self._refused(message, fault) from error
+
+    def _answer(self, message: messages.Message) -> object:
+        match message:
+            case messages.Advertise(ask=ask):
+                return self._advertise(ask)
+            case messages.Share(slot=slot, keys=keys):
+                return self._slot(keys.run, slot)[1].share(keys)
+            case messages.Mask(slot=slot, inbox=inbox):
+                return self._mask(*self._slot(inbox.run, slot), inbox)
+            case messages.Reveal():
+                return self._reveal(message)
+            case messages.Plain(ask=ask):
+                return self._plain(ask)
+            case messages.Tell(ask=ask):
+                self._told(ask)
+            case messages.Close(key=key):
+                self._closed(key)
+        return None
 
     def _advertise(self, ask: Ask) -> object:
-        admitted = self._covered(ask)
-        step = self.state.step(ask.key)
-        self._may_try(ask, step)
-        if ask.slot in self._slots:
-            raise _protocol(
+        admitted = self._covered(ask, masked=True)
+        if (ask.run, ask.slot) in self._slots:
+            raise gate.protocol(
                 f"The slot {ask.slot!r} was already opened.", "one-vector-per-slot", "A new attempt takes a new slot."
             )
         for slot in [s for s, (other, _) in self._slots.items() if other.key == ask.key]:
             self._forget(slot)  # an attempt that was given up
         parameters = self._parameters(ask)
         session = SiteSession(self.name, self.identity, admitted.roster, parameters, ask.run, ask.slot, sites=ask.sites)
-        self._slots[ask.slot] = (ask, session)
+        self._slots[ask.run, ask.slot] = (ask, session)
         return session.advertise()
 
+    def _mask(self, ask: Ask, session: SiteSession, inbox: SealedInbox) -> MaskedInput:
+        vector = self._vector(ask)
+        self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes)
+        return session.mask(vector, ask.digest, inbox)
+
     def _reveal(self, message: messages.Reveal) -> UnmaskShares:
+        """Shares for one set of survivors of a step, ever: written down before they go out, and then repeated."""
         step = self.state.step(message.key)
         survivors = tuple(sorted(message.unmask.survivors))
-        if step is None or step.vector is None:
-            raise _protocol("There is no open step to unmask.", "unknown-step", "Ask for the step first.")
-        if step.answer is not None:
-            if step.survivors != survivors or step.slot != message.slot:
-                raise _another_opening(message.key)
+        if step is None:
+            raise gate.protocol("There is no such step to unmask.", "unknown-step", "Ask for the step first.")
+        self._admitted(step.study)
+        if step.closed or step.survivors not in (None, survivors):
+            raise gate.another_opening(message.key)
+        if step.answer is not None and step.slot == message.slot:
             return UnmaskShares.from_tree(unpack(step.answer))
-        if message.slot not in self._slots:
-            # Restarted since: a slot's secrets are in memory only, so this site counts as dropped for that attempt.
-            raise messages.LinkLost(self.name, "unmask")
-        ask, session = self._slots[message.slot]
+        # If it was restarted since: a slot's secrets are in memory only, so this site counts as dropped for that attempt.
+        ask, session = self._slot(message.key[0], message.slot, "unmask")
+        if ask.key != message.key:
+            raise gate.protocol(
+                "The slot to unmask belongs to another step.", "other-slot", "Name the slot of the step's attempt."
+            )
+        if step.survivors is not None and survivors != ask.sites:
+            raise gate.another_opening(message.key)
         answer = session.unmask(message.unmask)
         self.state.remember_answer(ask.key, ask.slot, survivors, pack(answer.to_tree()))
         return answer
 
     def _plain(self, ask: Ask) -> exact.Words:
-        self._covered(ask)
-        self._may_try(ask, self.state.step(ask.key))
-        return self._vector(ask)
+        self._covered(ask, masked=False)
+        vector = self._vector(ask)
+        self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes)
+        return vector
 
     def _told(self, ask: Ask) -> None:
-        admitted = self._covered(ask)
+        admitted = self._admitted(ask.study)
+        gate.permitted(ask, admitted, self.policy, self.clock(), ("tell",))
+        gate.is_receipt(self._method(ask), ask)
         sheet = admitted.worker.receipt(ask)
         keep_sheet(self.home, ask, sheet)
         self.audit.write(self.clock(), "told", step=list(ask.key), name=ask.contribution)
@@ -180,61 +196,29 @@ class Site:
 
     # -- the checks, in their order -----------------------------------------------------------------------------------
 
-    def _covered(self, ask: Ask) -> Admitted:
-        """Permit and policy, before any data is touched."""
-        admitted = self._studies.get(ask.study)
-        if admitted is None:
+    def _admitted(self, study: str) -> Admitted:
+        if study not in self._studies:
             raise PermitError(
-                f"This site has no permit for the study of this ask ({ask.study[:12]}).",
+                f"This site has no permit for the study of this ask ({study[:12]}).",
                 rule="permit-study",
                 remedy="Submit the study for approval by the site's data steward.",
             )
-        allowance = admitted.permit.check(ask, admitted.roster, self.clock())
-        self.policy.check_ask(ask)
-        if ask.operation == "tell":
-            return admitted
-        answered = self.state.steps_answered(
-            ask.run, ask.analysis, ask.epoch, f"{ask.method}.{ask.contribution}", but=ask.step
-        )
-        if answered >= allowance.at_most:
-            raise PermitError(
-                f"{ask.method}.{ask.contribution} was answered {answered} times; the permit allows {allowance.at_most}.",
-                rule="permit-steps",
-                remedy="A fit that needs more steps needs a study that says so, and a new approval.",
-            )
-        bound: BoundContribution[..., Any] = getattr(self._method(ask), ask.contribution)
-        declaration = bound.declaration(ask.facts, *ask.arguments)
-        admitted.permit.check_arguments(bound.contribution.parameters, ask.arguments, declaration)
-        frozen = self.state.epoch_sites(ask.run, ask.analysis, ask.epoch)
-        if frozen is not None and frozen != ask.sites:
-            raise _protocol(
-                f"The fit was begun over {', '.join(frozen)}; this ask is over {', '.join(ask.sites)}.",
-                "frozen-sites",
-                "A fit is over one set of sites: wait for the missing one, or begin it anew under `on_dropout: continue`.",
-            )
-        return admitted
+        return self._studies[study]
 
-    def _may_try(self, ask: Ask, step: Step | None) -> None:
-        """One question and one opening a step, ever."""
-        if step is None:
-            return
-        if step.question != ask.question:
-            raise _protocol(
-                f"Step {ask.step} of {ask.analysis!r} was asked before, with another question.",
-                "one-question-per-step",
-                "A step is asked once. Two questions under one step number are refused; report the coordinator.",
-            )
-        # A site that already gave its unmasking shares joins a further attempt for exactly the same set only: the same
-        # stored vectors over the same sites open the same sum, which shows nothing new (docs/secure-aggregation.md).
-        if step.closed or (step.survivors is not None and step.survivors != ask.sites):
-            raise _another_opening(ask.key)
+    def _covered(self, ask: Ask, *, masked: bool) -> Admitted:
+        """Everything that is checked before any data is touched."""
+        admitted = self._admitted(ask.study)
+        gate.covered(ask, admitted, self.policy, self.clock(), self.state, self._method, masked=masked)
+        return admitted
 
     def _vector(self, ask: Ask) -> exact.Words:
         """The encoded contribution: the stored one if this step was answered before, else computed, checked and stored."""
         step = self.state.step(ask.key)
         if step is not None and step.vector is not None:
             return step.vector
-        admitted = self._studies[ask.study]
+        if step is not None:
+            raise gate.another_opening(ask.key)
+        admitted = self._admitted(ask.study)
         self._frozen_data(ask.run, admitted.worker)
         cohort = admitted.worker.cohort(ask)
         disclosure.enough_patients(cohort.n, self.policy.min_patients)
@@ -253,8 +237,7 @@ class Site:
 
     def _part(self, ask: Ask, worker: Worker, cohort: CohortView) -> tuple[dict[str, NDArray[Any]], dict[str, Leaf]]:
         """The worker's arrays, weighted for a mean, and their leaves; small own cells suppressed where nothing hides them."""
-        bound: BoundContribution[..., Any] = getattr(self._method(ask), ask.contribution)
-        declaration = bound.declaration(ask.facts, *ask.arguments)
+        declaration = gate.declaration_of(gate.contribution_of(self._method(ask), ask), ask)
         leaves = leaves_for(ask.operation, declaration, ask.facts)
         tree = worker.contribution(ask)
         if set(tree) != set(declaration.leaves):
@@ -296,29 +279,21 @@ class Site:
         study = self._studies[ask.study].study
         return threshold(len(ask.sites), study.protection.colluding, study.release.min_sites)
 
-    def _slot(self, slot: str) -> tuple[Ask, SiteSession]:
-        if slot not in self._slots:
+    def _slot(self, run: str, slot: str, phase: messages.Phase = "share") -> tuple[Ask, SiteSession]:
+        if (run, slot) not in self._slots:
             # Restarted since the keys were advertised: the attempt is lost with them, and the coordinator tries again.
-            raise messages.LinkLost(self.name, "share")
-        return self._slots[slot]
+            raise messages.LinkLost(self.name, phase)
+        return self._slots[run, slot]
 
-    def _forget(self, slot: str) -> None:
+    def _forget(self, slot: tuple[str, str]) -> None:
         _, session = self._slots.pop(slot)
         session.forget()
+
+    def _refused(self, message: messages.Message, error: UnisonoError) -> UnisonoError:
+        self.audit.write(self.clock(), "refused", phase=message.phase, rule=error.rule, what=error.what)
+        return self._named(error)
 
     def _named(self, error: UnisonoError) -> UnisonoError:
         here = f"site {self.name}"
         where = here if error.where in (None, here) else f"{here}, {error.where}"
         return type(error)(error.what, rule=error.rule, remedy=error.remedy, where=where)
-
-
-def _protocol(what: str, rule: str, remedy: str) -> ProtocolError:
-    return ProtocolError(what, rule=rule, remedy=remedy)
-
-
-def _another_opening(key: tuple[str, str, int, int]) -> ProtocolError:
-    return _protocol(
-        f"Step {key[3]} of {key[1]!r} was already unmasked, for one set of sites; it is not opened again or for another.",
-        "one-opening-per-step",
-        "Two openings of one step, one without a site, would show that site's part. Report the coordinator.",
-    )

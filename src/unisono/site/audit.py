@@ -3,13 +3,15 @@ hash of the line before, so that a removed or changed line is seen. Never a pati
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unisono.federation.journal import storage
+from unisono.federation.storage import storage
 
 
 class AuditLog:
@@ -19,7 +21,12 @@ class AuditLog:
         self.path = path
         with storage(path, "audit log"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_bytes().splitlines() if path.exists() else []
+            content = path.read_bytes() if path.exists() else b""
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                # A line that a full disk or a kill cut off: what it would have allowed was not done.
+                os.truncate(path, whole)
+        lines = content[:whole].splitlines()
         self._previous = _hash(lines[-1]) if lines else ""
 
     def write(self, now: datetime, event: str, **facts: Any) -> None:
@@ -27,15 +34,27 @@ class AuditLog:
         line = json.dumps(
             {"time": now.isoformat(), "event": event, **facts, "previous": self._previous}, sort_keys=True
         ).encode()
-        with storage(self.path, "audit log"), self.path.open("ab") as file:
-            file.write(line + b"\n")
+        with storage(self.path, "audit log"), self.path.open("ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            try:
+                written = file.write(line + b"\n")
+            except OSError:
+                os.truncate(file.fileno(), before)
+                raise
+            if written != len(line) + 1:  # the disk took a part of it
+                os.truncate(file.fileno(), before)
+                raise OSError(errno.ENOSPC, "the disk is full")
         self._previous = _hash(line)
 
     def verify(self) -> bool:
         """True if no line was changed or removed (but for the end, which `previous` of a later copy shows)."""
         previous = ""
         for line in self.path.read_bytes().splitlines():
-            if json.loads(line)["previous"] != previous:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                return False
+            if not isinstance(event, dict) or event.get("previous") != previous:
                 return False
             previous = _hash(line)
         return True

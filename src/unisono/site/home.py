@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from unisono.errors import PermitError
-from unisono.federation.journal import storage
+from unisono.federation.storage import storage, write_whole
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.site.permit import Permit
 from unisono.study.document import Study
@@ -35,40 +34,31 @@ class Home:
         path = self.path / "permits" / f"{study.id}.json"
         if not path.exists():
             return None
+        with storage(path, "permit"):
+            content = path.read_bytes()
         try:
-            permit = Permit.model_validate_json(path.read_text("utf-8"))
+            permit = Permit.model_validate_json(content)
         except ValidationError as error:
             raise _unreadable(path) from error
-        if permit.study != study.digest() or permit.roster != dict(roster.to_tree()):
-            return None
         if not permit.signed_by(self.identity()):
             raise _unreadable(path)
+        if permit.study != study.digest() or permit.roster != dict(roster.to_tree()):
+            return None
         return permit
 
     def keep(self, permit: Permit) -> None:
         """Write a permit down."""
         path = self.path / "permits" / f"{permit.study_id}.json"
-        with storage(path, "permit"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(permit.model_dump_json(indent=2) + "\n", "utf-8")
+        write_whole(path, f"{permit.model_dump_json(indent=2)}\n".encode(), "permit")
 
     def _private(self, name: str) -> bytes:
         path = self.path / name
         with storage(path, "private file"):
             if path.exists():
                 return path.read_bytes()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            raw = secrets.token_bytes(32)
-            # Written aside and renamed: a process killed here leaves no half of a key.
-            aside = path.with_suffix(".new")
-            aside.unlink(missing_ok=True)
-            handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-            return raw
+        raw = secrets.token_bytes(32)
+        write_whole(path, raw, "private file", mode=0o600)
+        return raw
 
 
 def _unreadable(path: Path) -> PermitError:

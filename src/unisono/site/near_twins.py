@@ -1,7 +1,7 @@
 """Protection against differencing: the same question on nearly the same patients, or over nearly the same sites, is refused.
 
 Two sums that differ by a few patients, or by a hospital, show those few. A site therefore remembers, across all studies, on
-which patients (as keyed hashes) and with which sites it answered a method over a set of variables.
+which patients (as keyed hashes of the variables that the method reads) and with which sites it answered a method.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from unisono.errors import DisclosureRefusal
 from unisono.federation.ask import Ask
 from unisono.methods.base import Method
+from unisono.methods.cohort import CohortFlow
 from unisono.site.policy import Policy
 from unisono.site.state import SiteState
 
+Hashes = NDArray[np.uint64]
 
-def check(state: SiteState, ask: Ask, method: Method[Any], rows: NDArray[np.uint64], policy: Policy) -> None:
+
+def check(state: SiteState, ask: Ask, method: Method[Any], rows: Hashes, policy: Policy) -> None:
     """`DisclosureRefusal` if an earlier answer is a near-twin of this ask. Identical cohorts and rosters are no twins."""
     for earlier in state.cohorts(ask.method, _variables(method)):
-        if (earlier.study, earlier.analysis) == (ask.study, ask.analysis) and earlier.sites != ask.sites:
-            continue  # the same study going on without a site that left: its permit says so
-        patients = patients_apart(earlier.rows, rows)
+        patients = differing(earlier.rows, rows)
         if 0 < patients < policy.min_count:
             raise DisclosureRefusal(
                 f"{ask.method!r} over the same variables was answered before (analysis {earlier.analysis!r}) on a cohort that "
@@ -31,29 +32,38 @@ def check(state: SiteState, ask: Ask, method: Method[Any], rows: NDArray[np.uint
                 rule="near-twin",
                 remedy="Ask on the same cohort again, or on one that differs by more: the difference of two answers would show those few patients.",
             )
-        others = set(earlier.sites) ^ set(ask.sites)
-        if patients == 0 and 0 < len(others) < policy.min_sites:
+        before, now = set(earlier.sites), set(ask.sites)
+        if (earlier.study, earlier.analysis) == (ask.study, ask.analysis) and (before <= now or now <= before):
+            # The same study going on without a site that left: its permit says so, or the ask would not have come here.
+            # Sites may leave one after the other, but not in turns: that would show every one of them.
+            continue
+        if patients == 0 and 0 < len(before ^ now) < policy.min_sites:
             raise DisclosureRefusal(
-                f"{ask.method!r} over the same variables and patients was answered before with sites that differ by {', '.join(sorted(others))}.",
+                f"{ask.method!r} over the same variables and patients was answered before with sites that differ by "
+                f"{', '.join(sorted(before ^ now))}.",
                 rule="near-twin",
                 remedy=f"Ask over the same sites again: a difference of fewer than {policy.min_sites} sites would show their part.",
             )
 
 
-def patients_apart(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> int:
-    """How many patients are in one cohort and not in the other; two patients with equal values count as two."""
-    both = np.concatenate([one, other])
-    sides = np.repeat(np.array([1, -1]), [len(one), len(other)])
-    order = np.argsort(both, kind="stable")
-    both, sides = both[order], sides[order]
-    starts = np.flatnonzero(np.r_[True, both[1:] != both[:-1]]) if len(both) else np.zeros(0, np.int64)
-    return int(np.abs(np.add.reduceat(sides, starts)).sum()) if len(starts) else 0
-
-
-def remember(state: SiteState, ask: Ask, method: Method[Any], rows: NDArray[np.uint64]) -> None:
+def remember(state: SiteState, ask: Ask, method: Method[Any], rows: Hashes) -> None:
     """Write down the patients and sites of an answer, once an analysis."""
     state.remember_cohort(ask, _variables(method), rows)
 
 
+def differing(one: Hashes, other: Hashes) -> int:
+    """How many patients are in one cohort and not in the other; (n,) and (m,) sorted hashes. Patients who are alike in
+    every variable are counted each: one of two twins who is left out makes a difference of one."""
+    if np.array_equal(one, other):
+        return 0
+    _, place = np.unique(np.concatenate([one, other]), return_inverse=True)
+    surplus = np.bincount(place[: len(one)], minlength=place.max() + 1) - np.bincount(
+        place[len(one) :], minlength=place.max() + 1
+    )
+    return int(np.abs(surplus).sum())
+
+
 def _variables(method: Method[Any]) -> str:
-    return " ".join(sorted(method.variables()))
+    """Of the cohort step, those of the analysis it opens: an inclusion rule over one more variable is no other question."""
+    names = method.asked if isinstance(method, CohortFlow) else method.variables()
+    return " ".join(sorted(names))

@@ -12,13 +12,16 @@ from pydantic import BaseModel, ConfigDict
 
 from unisono.errors import PermitError
 from unisono.federation.ask import Ask
-from unisono.federation.contribution import Declaration
+from unisono.federation.contribution import Declaration, Facts
 from unisono.methods.cohort import CohortFlow, CohortSpec
 from unisono.methods.registry import build
 from unisono.protection.secagg.roster import Identity, Roster
-from unisono.study.document import Study
+from unisono.study.document import BooleanVariable, NumberVariable, Study, Variable
 
 VALID_DAYS = 90
+RUNS = 10
+"""How often an analysis may be begun anew: each beginning could ask for as many steps again."""
+MOST_PATIENTS = 2**40
 
 
 class Allowance(BaseModel):
@@ -48,6 +51,7 @@ class Permit(BaseModel):
     argument_limits: dict[str, float]
     may_leave: bool
     """True if the study may go on without a site that left, which discloses that site's aggregate."""
+    runs: int = RUNS
     expires: datetime
     signature: str = ""
 
@@ -64,7 +68,7 @@ class Permit(BaseModel):
         return secrets.compare_digest(self.signature, identity.sign(self.body()).hex())  # Ed25519 is deterministic
 
     def check(self, ask: Ask, roster: Roster, now: datetime) -> Allowance:
-        """The allowance that covers an ask; `PermitError` naming what is not covered."""
+        """The allowance that covers an ask (for a `tell`: one of its method); `PermitError` naming what is not covered."""
         if now >= self.expires:
             raise _not_covered(
                 f"The permit for study {self.study_id!r} expired on {self.expires:%Y-%m-%d %H:%M}.",
@@ -96,13 +100,10 @@ class Permit(BaseModel):
                 "frozen-sites",
                 "Wait for the missing site, or submit a study with `participation: {on_dropout: continue}`.",
             )
-        if ask.operation == "tell":
-            return Allowance(
-                analysis=ask.analysis, method=ask.method, version=ask.version, contribution=ask.contribution, at_most=1
-            )
         for allowance in self.allowances:
-            named = (allowance.analysis, allowance.method, allowance.contribution)
-            if named == (ask.analysis, ask.method, ask.contribution):
+            # A `tell` is covered with its method: what the site makes of it stays at the site.
+            same = ask.operation == "tell" or allowance.contribution == ask.contribution
+            if same and (allowance.analysis, allowance.method) == (ask.analysis, ask.method):
                 if allowance.version != ask.version:
                     raise _not_covered(
                         f"The coordinator runs {ask.method!r} version {ask.version}, this site version {allowance.version}.",
@@ -126,7 +127,13 @@ class Permit(BaseModel):
                     "argument-limits",
                     "Declare it in the method's file.",
                 )
-            array = np.asarray(value, float)
+            array = np.asarray(value)
+            if isinstance(value, list | dict | str) or array.dtype.kind not in "fiu":
+                raise _not_covered(
+                    f"The argument {name!r} is not a number or an array of numbers.",
+                    "argument-limits",
+                    "Report it to the coordinator's operator.",
+                )
             limit = min(declared.limit, self.argument_limits.get(name, declared.limit))
             if array.shape != declared.shape:
                 raise _not_covered(
@@ -134,12 +141,40 @@ class Permit(BaseModel):
                     "argument-limits",
                     "Report it to the coordinator's operator.",
                 )
-            if not np.isfinite(array).all() or bool((np.abs(array) > limit).any()):
+            within = np.abs(array.astype(float)) <= limit  # false for NaN
+            if not within.all():
                 raise _not_covered(
                     f"The argument {name!r} is not finite or beyond {limit:g} in absolute value: an extreme argument can isolate one patient.",
                     "argument-limits",
                     "If the fit diverges, look for separation or a far too wide declared range; otherwise report the coordinator.",
                 )
+
+
+def check_facts(study: Study, facts: Facts) -> None:
+    """What the coordinator says of the cohort is an argument too: a value that fills gaps, far outside its variable's
+    bounds, would isolate the patients who have the gap. `PermitError` unless it could have been opened in this study."""
+    for name, value in facts.imputed.items():
+        variable = study.variables.get(name)
+        filled = variable is not None and study.cohort.missing_rule(name) != "complete-cases"
+        low, high = (0.0, -1.0) if variable is None or not filled else _range(variable)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise _not_covered(
+                f"The value that is to fill the gaps of {name!r} is outside its declared bounds, or the study does not fill them.",
+                "argument-limits",
+                "Report it to the coordinator's operator.",
+            )
+    if not 0 <= facts.patients <= MOST_PATIENTS:
+        raise _not_covered(
+            "The number of patients in the ask cannot be one.",
+            "argument-limits",
+            "Report it to the coordinator's operator.",
+        )
+
+
+def _range(variable: Variable) -> tuple[float, float]:
+    if isinstance(variable, NumberVariable):
+        return variable.min, variable.max
+    return 0.0, 1.0 if isinstance(variable, BooleanVariable) else len(variable.levels) - 1.0
 
 
 def propose(study: Study, roster: Roster, site: str, now: datetime) -> Permit:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unisono.federation.ask import Ask
-from unisono.federation.journal import storage
+from unisono.federation.storage import write_whole
 
 NOTICE = "This file concerns one hospital alone and stays at that hospital."
 
@@ -15,9 +15,6 @@ NOTICE = "This file concerns one hospital alone and stays at that hospital."
 def keep_sheet(home: Path, ask: Ask, sheet: dict[str, Any]) -> Path:
     """Write ``<home>/<analysis>.json``."""
     path = home / f"{ask.analysis}.json"
-    with storage(path, "site's sheet"):
-        path.write_text(
-            json.dumps({"notice": NOTICE, "study": ask.study, "analysis": ask.analysis, **sheet}, indent=2) + "\n",
-            "utf-8",
-        )
+    document = {"notice": NOTICE, "study": ask.study, "analysis": ask.analysis, **sheet}
+    write_whole(path, (json.dumps(document, indent=2) + "\n").encode(), "site's sheet")
     return path

@@ -6,6 +6,7 @@ Key material of a slot is *not* here: it lives in memory only, so a restarted si
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -18,27 +19,30 @@ import numpy as np
 
 from unisono.errors import ProtocolError
 from unisono.federation.ask import Ask
-from unisono.federation.journal import storage
+from unisono.federation.storage import begun, storage
 from unisono.protection.encoding.exact import Words
 
 Key = tuple[str, str, int, int]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
-    run TEXT, analysis TEXT, epoch INTEGER, step INTEGER, name TEXT NOT NULL, question TEXT NOT NULL, sites TEXT NOT NULL,
-    vector BLOB, slot TEXT, survivors TEXT, answer BLOB, closed INTEGER NOT NULL DEFAULT 0,
+    run TEXT, analysis TEXT, epoch INTEGER, step INTEGER, study TEXT NOT NULL, name TEXT NOT NULL, question TEXT NOT NULL,
+    sites TEXT NOT NULL, vector BLOB, slot TEXT, survivors TEXT, answer BLOB, closed INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (run, analysis, epoch, step));
 CREATE TABLE IF NOT EXISTS cohorts (
-    study TEXT, analysis TEXT, method TEXT, variables TEXT, sites TEXT, n INTEGER, rows BLOB,
-    PRIMARY KEY (study, analysis, method));
+    study TEXT, analysis TEXT, method TEXT, variables TEXT, sites TEXT, rows_digest TEXT, rows BLOB,
+    PRIMARY KEY (study, analysis, method, variables, sites, rows_digest));
 CREATE TABLE IF NOT EXISTS snapshots (run TEXT PRIMARY KEY, digest TEXT NOT NULL);
 """
+_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Step:
-    """One answered step. `survivors` and `answer` (packed) are there once the site gave its unmasking shares."""
+    """One answered step. `survivors`, `slot` and `answer` (packed) are there once the site gave its unmasking shares: for
+    whom, of which slot, and what it gave."""
 
+    study: str
     question: str
     sites: tuple[str, ...]
     vector: Words | None
@@ -67,9 +71,24 @@ class SiteState:
         with storage(path, "site's state"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        """`JournalError` if what was remembered is gone: a site that forgot its openings could be led to a second one."""
+        with storage(self.path, "site's state"):
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            new = self._db.execute("PRAGMA user_version").fetchone()[0] != _VERSION
+        if new:
+            begun(self.path, "site", "site's state", empty=True)
+            with storage(self.path, "site's state"):
+                self._db.executescript(_SCHEMA)
+                self._db.execute(f"PRAGMA user_version={_VERSION}")
+        begun(self.path, "site", "site's state", empty=False)
 
     def close(self) -> None:
         """Close the file."""
@@ -80,14 +99,15 @@ class SiteState:
         """What was answered at a step, if anything."""
         with self._guard():
             row = self._db.execute(
-                "SELECT question, sites, vector, slot, survivors, answer, closed FROM steps"
+                "SELECT study, question, sites, vector, slot, survivors, answer, closed FROM steps"
                 " WHERE run = ? AND analysis = ? AND epoch = ? AND step = ?",
                 key,
             ).fetchone()
         if row is None:
             return None
-        question, sites, vector, slot, survivors, answer, closed = row
+        study, question, sites, vector, slot, survivors, answer, closed = row
         return Step(
+            study=study,
             question=question,
             sites=tuple(json.loads(sites)),
             vector=None if vector is None else np.frombuffer(vector, np.uint64).copy(),
@@ -102,9 +122,8 @@ class SiteState:
         name = f"{ask.method}.{ask.contribution}"
         with self._guard():
             self._db.execute(
-                "INSERT INTO steps (run, analysis, epoch, step, name, question, sites, vector, slot) VALUES (?,?,?,?,?,?,?,?,?)"
-                " ON CONFLICT DO UPDATE SET slot = excluded.slot",
-                (*ask.key, name, ask.question, json.dumps(ask.sites), vector.tobytes(), ask.slot),
+                "INSERT INTO steps (run, analysis, epoch, step, study, name, question, sites, vector) VALUES (?,?,?,?,?,?,?,?,?)",
+                (*ask.key, ask.study, name, ask.question, json.dumps(ask.sites), vector.tobytes()),
             )
 
     def remember_answer(self, key: Key, slot: str, survivors: tuple[str, ...], answer: bytes) -> None:
@@ -139,14 +158,22 @@ class SiteState:
             ).fetchone()
         return int(row[0])
 
-    def epoch_sites(self, run: str, analysis: str, epoch: int) -> tuple[str, ...] | None:
-        """The frozen set of sites of an epoch, from its first answered step."""
+    def epochs(self, run: str, analysis: str) -> dict[int, tuple[str, ...]]:
+        """The frozen set of sites of each epoch of a run that was answered here."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT DISTINCT epoch, sites FROM steps WHERE run = ? AND analysis = ?", (run, analysis)
+            ).fetchall()
+        return {epoch: tuple(json.loads(sites)) for epoch, sites in rows}
+
+    def other_runs(self, study: str, analysis: str, run: str) -> int:
+        """How many other runs of an analysis were answered here."""
         with self._guard():
             row = self._db.execute(
-                "SELECT sites FROM steps WHERE run = ? AND analysis = ? AND epoch = ? ORDER BY step LIMIT 1",
-                (run, analysis, epoch),
+                "SELECT COUNT(DISTINCT run) FROM steps WHERE study = ? AND analysis = ? AND run != ?",
+                (study, analysis, run),
             ).fetchone()
-        return None if row is None else tuple(json.loads(row[0]))
+        return int(row[0])
 
     def cohorts(self, method: str, variables: str) -> list[Cohort]:
         """The cohorts on which a method was answered over these variables, in all studies."""
@@ -158,11 +185,20 @@ class SiteState:
         return [Cohort(s, a, tuple(json.loads(w)), np.frombuffer(blob, np.uint64)) for s, a, w, blob in rows]
 
     def remember_cohort(self, ask: Ask, variables: str, rows: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
-        """The patients an analysis is answered on."""
+        """The patients an analysis is answered on. Nothing that was remembered before is replaced."""
+        blob = rows.tobytes()
         with self._guard():
             self._db.execute(
-                "INSERT OR REPLACE INTO cohorts VALUES (?,?,?,?,?,?,?)",
-                (ask.study, ask.analysis, ask.method, variables, json.dumps(ask.sites), len(rows), rows.tobytes()),
+                "INSERT OR IGNORE INTO cohorts VALUES (?,?,?,?,?,?,?)",
+                (
+                    ask.study,
+                    ask.analysis,
+                    ask.method,
+                    variables,
+                    json.dumps(ask.sites),
+                    hashlib.sha256(blob).hexdigest(),
+                    blob,
+                ),
             )
 
     def snapshot_of(self, run: str, digest: str) -> str:

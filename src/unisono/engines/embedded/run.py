@@ -16,6 +16,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from unisono.engines.embedded.exchange import EmbeddedExchange, Fault
+from unisono.engines.embedded.folder import Folder
 from unisono.engines.environment import environment
 from unisono.errors import JournalError, ParticipationError, StudyError, UnisonoError
 from unisono.federation.events import Event, Observer, nobody
@@ -84,20 +85,26 @@ def run_study(study: Study, data: Mapping[str, SiteData], out: Path, settings: S
             "No site was given.", rule="min_sites", remedy="Name sites with their data, three or more."
         )
     chosen = _chosen(study, settings.analyses)
-    if settings.fresh:
-        _forget(out, study)
-    with threadpool_limits(
-        limits=1
-    ):  # a thread a site; a linear algebra library that adds its own makes sums depend on them
-        hospital = _Hospitals(study, data, out, settings)
-        events: list[Event] = []
-        outcomes = {}
-        try:
-            for name in chosen:
-                outcomes[name] = asyncio.run(hospital.answer(name, events))
-        finally:
-            hospital.close()
-        return Run(study, tuple(sorted(data)), out, outcomes, hospital.snapshots, events)
+    folder = Folder(out)
+    try:
+        if settings.fresh:
+            _forget(out, study)
+        # A thread a site; a linear algebra library that adds its own makes sums depend on how many are free.
+        with threadpool_limits(limits=1):
+            return _run(study, data, out, settings, chosen)
+    finally:
+        folder.close()
+
+
+def _run(study: Study, data: Mapping[str, SiteData], out: Path, settings: Settings, chosen: Sequence[str]) -> Run:
+    hospitals = _Hospitals(study, data, out, settings)
+    events: list[Event] = []
+    try:
+        hospitals.open()
+        outcomes = {name: asyncio.run(hospitals.answer(name, events)) for name in chosen}
+    finally:
+        hospitals.close()
+    return Run(study, tuple(sorted(data)), out, outcomes, hospitals.snapshots, events)
 
 
 def _chosen(study: Study, names: Sequence[str] | None) -> list[str]:
@@ -127,15 +134,22 @@ class _Hospitals:
         self.homes = {name: Home(out / "sites" / name) for name in sorted(data)}
         self.roster = Roster({name: home.identity().public for name, home in self.homes.items()})
         self.snapshots = {name: freeze(d.source, d.mapping, study, name) for name, d in sorted(data.items())}
-        self.sites = {name: self._site(name) for name in self.homes}
+        self.sites: dict[str, Site] = {}
+
+    def open(self) -> None:
+        """Take up the study at every site."""
+        for name in self.homes:
+            self._site(name)
 
     def _site(self, name: str) -> Site:
         home = self.homes[name]
         site = Site(name, home.path, home.identity(), self.settings.policy)
-        permit = home.permit(self.study, self.roster) or propose(self.study, self.roster, name, site.clock()).signed(
-            site.identity
-        )
-        home.keep(permit)
+        self.sites[name] = site
+        self.settings.policy.check_study(self.study)
+        permit = home.permit(self.study, self.roster)
+        if permit is None:
+            permit = propose(self.study, self.roster, name, site.clock()).signed(site.identity)
+            home.keep(permit)
         site.admit(self.study, permit, self.roster, LocalWorker(self.study, self.snapshots[name], home.secret()))
         return site
 
@@ -171,11 +185,12 @@ class _Hospitals:
         """The run's name, and whether a replay must ask exactly what was asked. Refuses another study, sites or data."""
         here = {"study": self.study.digest(), "analysis": analysis, "roster": dict(self.roster.to_tree())}
         start = journal.last("start")
-        if start is None or start.body is None:
+        if start is None:
             body = {"run": secrets.token_hex(16), "environment": environment(), **here}
             journal.write("start", body)
             start_body: dict[str, Any] = body
         else:
+            assert start.body is not None  # the journal would be damaged
             start_body = start.body
         changed = [what for what, value in here.items() if start_body[what] != value]
         if changed:
@@ -198,8 +213,7 @@ class _Hospitals:
         return str(start_body["run"]), same_place
 
     def _restart(self, name: str) -> Site:
-        self.sites[name] = self._site(name)
-        return self.sites[name]
+        return self._site(name)
 
     def close(self) -> None:
         """Close the sites' files."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from unisono.methods.base import Result
+from unisono.methods.design import variables_of
 from unisono.methods.figures import COLOURS, FAINT, INK, new_figure
-from unisono.methods.wording import say_interval, say_number, say_p
+from unisono.methods.wording import direction, say_interval, say_list, say_number, say_p
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable
 
 if TYPE_CHECKING:
@@ -56,31 +57,46 @@ class CoxResult(Result):
         return self.coefficients[["hr", "ci_low", "ci_high", "p", "coef", "se"]]
 
     def headline(self) -> str:
-        """The hazard ratios in words, with direction and reference."""
+        """The first covariate's effect in one sentence, with direction and reference; the others are what it is adjusted
+        for."""
         rows = self.estimates["coefficients"]
-        text = "; ".join(self._say(row) for row in rows[:_IN_HEADLINE])
-        more = len(rows) - _IN_HEADLINE
-        return text[:1].upper() + text[1:] + (f"; and {more} more." if more > 0 else ".")
+        covariates = [str(c) for c in self.study.analyses[self.analysis].parameters["covariates"]]
+        first = [row for row in rows if _term(row["name"]) == covariates[0].replace(" ", "")] or rows[:1]
+        text = "; ".join(self._say(row) for row in first[:_IN_HEADLINE])
+        others = [self._label(name) for name in variables_of(covariates[1:]) if name != covariates[0]]
+        adjusted = f", adjusted for {say_list(others)}" if others else ""
+        return f"{text[:1].upper()}{text[1:]}{adjusted}, in {self.estimates['n']} patients."
 
     def _say(self, row: dict[str, Any]) -> str:
         digits = _digits(row)
         interval = say_interval(row["ci_low"], row["ci_high"], self.estimates["confidence"], digits)
-        size = "about the same hazard, " if say_number(row["hr"], digits) == say_number(1.0, digits) else "hazard "
-        return f"{self._who(row['name'])}: {size}{say_number(row['hr'], digits)} times as high ({interval}, {say_p(row['p'])})"
+        ratio = say_number(row["hr"], digits)
+        event = self._label(str(self.study.analyses[self.analysis].parameters["event"]))
+        if ratio == say_number(1.0, digits):
+            found = f"the hazard ({event}) was about the same: {ratio} times as high"
+        else:
+            found = f"the hazard ({event}) was {direction(row['hr'], 1.0)}: {ratio} times as high"
+        open_question = (
+            "" if not row["ci_low"] <= 1 <= row["ci_high"] else "; compatible with no difference"
+        )
+        return f"{self._who(row['name'])} {found} ({interval}, {say_p(row['p'])}{open_question})"
+
+    def _label(self, name: str) -> str:
+        return self.study.variables[name].label or name
 
     def _who(self, column: str) -> str:
-        """``sex female (against male)``, ``age, each year more``; an interaction is named as it is."""
+        """``for sex female (against male)``, ``for each year more of age``; an interaction is named as it is."""
         if ":" in column:
-            return f"{column} (interaction)"
+            return f"for {column} (interaction)"
         name, _, level = column.rstrip("]").partition("[")
         variable = self.study.variables[name]
         label = variable.label or name
         if isinstance(variable, CategoryVariable):
-            return f"{label} {level} (against {variable.reference})"
+            return f"for {label} {level} (against {variable.reference})"
         if isinstance(variable, BooleanVariable):
-            return f"{label} yes (against no)"
+            return f"for {label} yes (against no)"
         assert isinstance(variable, NumberVariable)
-        return f"{label}, for each {_UNITS.get(variable.unit, f'1 {variable.unit}')} more"
+        return f"for each {_UNITS.get(variable.unit, f'1 {variable.unit}')} more of {label}"
 
     def plot(self) -> Figure:
         """A forest plot: hazard ratios with their limits on a logarithmic axis."""
@@ -108,6 +124,11 @@ class CoxResult(Result):
         percent = f"{100 * self.estimates['confidence']:.10g}"
         ax.set_xlabel(f"Hazard ratio ({percent}% CI)")
         return figure
+
+
+def _term(column: str) -> str:
+    """The covariate of a coefficient: ``sex[female]`` is of ``sex``, ``age:sex[female]`` of ``age:sex``."""
+    return ":".join(part.partition("[")[0] for part in column.split(":"))
 
 
 def _few_decades(limits: tuple[float, float]) -> bool:

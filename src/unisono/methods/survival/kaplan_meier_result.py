@@ -107,10 +107,13 @@ class KaplanMeierResult(Result):
 
 
 def _draw(ax: Axes, group: dict[str, Any], colour: str) -> None:
+    """Points where the curve is known, joined by straight lines: steps between them would show fewer patients than the rule
+    allows, and drawing them flat would show survival as better than it was."""
     curve = group["curve"]
     start = ([], []) if curve["time"][0] == 0 else ([0.0], [1.0])
     time = [*start[0], *curve["time"]]
-    ax.step(time, [*start[1], *curve["survival"]], where="post", color=colour, label=group["name"], linewidth=1.6)
+    survival = [*start[1], *curve["survival"]]
+    ax.plot(time, survival, color=colour, label=group["name"], linewidth=1.6, marker="o", markersize=3.5)
     low = [*start[1], *(s if x is None else x for x, s in zip(curve["low"], curve["survival"], strict=True))]
     high = [*start[1], *(s if x is None else x for x, s in zip(curve["high"], curve["survival"], strict=True))]
-    ax.fill_between(time, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
+    ax.fill_between(time, low, high, color=colour, alpha=0.15, linewidth=0)

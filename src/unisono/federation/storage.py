@@ -1,0 +1,97 @@
+"""Durable files: SQLite's and the file system's troubles as errors that a user can act on, and writing a file whole."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unisono.errors import JournalError, StorageError
+
+_DAMAGE = (
+    "malformed",
+    "not a database",
+    "corrupt",
+    "could not decode",
+    "no such table",
+    "no such column",
+    "unsupported",
+)
+"""What SQLite says of a file whose bytes were changed."""
+
+
+@contextmanager
+def storage(path: Path, what: str) -> Iterator[None]:
+    """`JournalError` for a damaged file, `StorageError` for one that is in use, or cannot be read or written."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error).lower()
+        if "locked" in text:
+            raise in_use(path, what) from error
+        if any(sign in text for sign in _DAMAGE):
+            raise damaged(path, what, "the file is not a readable database") from error
+        raise unwritable(path, what, str(error)) from error
+    except OSError as error:
+        raise unwritable(path, what, error.strerror or str(error)) from error
+
+
+def damaged(path: Path, what: str, how: str) -> JournalError:
+    """The error for a record that cannot be trusted; nothing is restarted silently."""
+    return JournalError(
+        f"The {what} {path} is damaged: {how}.",
+        rule="journal-integrity",
+        remedy="Restore the file from a back-up and run the same command again; or run with --fresh, which asks the sites anew.",
+    )
+
+
+def in_use(path: Path, what: str) -> StorageError:
+    """The error for a folder or file that another process works in."""
+    return StorageError(
+        f"The {what} {path} is in use by another process.",
+        rule="one-run-at-a-time",
+        remedy="Wait for the other run to end, or write to another folder with --out.",
+    )
+
+
+def unwritable(path: Path, what: str, reason: str) -> StorageError:
+    """The error for a disk that is full or a folder that cannot be written."""
+    return StorageError(
+        f"The {what} {path} cannot be written: {reason}.",
+        rule="durable-storage",
+        remedy="Free disk space or correct the permissions, then run the same command again: it goes on where it stopped.",
+    )
+
+
+def write_whole(path: Path, content: bytes, what: str, *, mode: int = 0o644) -> None:
+    """Write a file, on disk when this returns, whole or not at all: a process killed here leaves no half of it.
+    `StorageError` if it cannot be written."""
+    with storage(path, what):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.new")
+        aside.unlink(missing_ok=True)
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+
+
+def begun(path: Path, mark: str, what: str, *, empty: bool) -> None:
+    """Notice a memory that was lost: SQLite takes a file cut to nothing, or removed, for a new one.
+
+    A small file beside it says that it was begun, and by which `mark`. `JournalError` if it is there and the memory is
+    `empty`, or begun by another mark; written if it is not there and the memory is not empty.
+    """
+    beside = path.with_name(f"{path.name}.begun")
+    with storage(beside, what):
+        noted = beside.read_text("utf-8").strip() if beside.exists() else None
+    if noted is None and not empty:
+        write_whole(beside, f"{mark}\n".encode(), what)
+    elif noted is not None and empty:
+        raise damaged(path, what, "what was written in it is gone")
+    elif noted is not None and noted != mark:
+        raise damaged(path, what, "it is not the one that was begun here")

@@ -1,0 +1,206 @@
+"""What is checked of an ask before any data is touched: its form, the permit, the policy, the limits, the set of sites.
+
+Pure but for what the site remembers (`SiteState`). Every check that fails raises an error with its rule and its remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from unisono.errors import PermitError, ProtocolError, UnisonoError
+from unisono.federation.ask import Ask
+from unisono.federation.contribution import BoundContribution, Contribution, Declaration, Receipt
+from unisono.methods.base import Method
+from unisono.protection.secagg.roster import Identity, Roster
+from unisono.site.permit import Allowance, Permit, check_facts
+from unisono.site.policy import Policy
+from unisono.site.state import SiteState, Step
+from unisono.site.worker import Worker
+from unisono.study.document import Study
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A study that this site has a permit for, with the worker that holds its data."""
+
+    study: Study
+    permit: Permit
+    roster: Roster
+    worker: Worker
+
+
+def consent(study: Study, permit: Permit, roster: Roster, site: str, identity: Identity) -> None:
+    """`PermitError` unless the permit is this site's own, for exactly this document and these sites."""
+    if permit.site != site or not permit.signed_by(identity):
+        raise PermitError(
+            f"The permit for study {permit.study_id!r} is not signed by this site, or was altered.",
+            rule="permit-signature",
+            remedy="Remove it and approve the study again.",
+        )
+    if permit.study != study.digest():
+        raise PermitError(
+            f"The permit for study {permit.study_id!r} is for another document than this one.",
+            rule="permit-study",
+            remedy="Submit the study for approval as it is now.",
+        )
+    if permit.roster != roster.to_tree():
+        raise PermitError(
+            "The list of sites or one of their keys is not the one that the permit pins.",
+            rule="permit-roster",
+            remedy="A changed roster needs a new approval by every site.",
+        )
+
+
+def permitted(ask: Ask, admitted: Admitted, policy: Policy, now: datetime, operations: tuple[str, ...]) -> Allowance:
+    """Permit and policy; and the operation is one that this kind of message may carry."""
+    try:
+        ask.check_types()
+    except ValueError as error:
+        raise protocol(
+            f"The ask is malformed: {error}.", "ask-format", "Install the same version of Unisono at both ends."
+        ) from error
+    policy.check_ask(ask)
+    if ask.operation not in operations:
+        raise protocol(
+            f"A message that carries {' or '.join(operations)} asked for {ask.operation!r}.",
+            "message-operation",
+            "Each operation has its own messages, with their own checks. Report the coordinator.",
+        )
+    hide = admitted.study.protection.hide
+    if ask.hide != hide:
+        raise protocol(
+            f"The study hides its sums by {hide!r}, the ask by {ask.hide!r}.",
+            "study-protection",
+            "A study is answered under the protection that was approved. Report the coordinator.",
+        )
+    return admitted.permit.check(ask, admitted.roster, now)
+
+
+def covered(
+    ask: Ask,
+    admitted: Admitted,
+    policy: Policy,
+    now: datetime,
+    state: SiteState,
+    method_of: Callable[[Ask], Method[Any]],
+    *,
+    masked: bool,
+) -> None:
+    """Everything about a sum or a mean. masked: the message that asks is one of secure aggregation's."""
+    allowance = permitted(ask, admitted, policy, now, ("sum", "mean"))
+    if masked == (ask.hide == "none") or ask.encoding != "exact":
+        raise protocol(
+            f"A sum hidden by {ask.hide!r}, encoded {ask.encoding!r}, was asked for by the wrong message.",
+            "study-protection",
+            "What the study hides is never given in the clear. Report the coordinator.",
+        )
+    _often(ask, admitted.permit, allowance, state)
+    check_facts(admitted.study, ask.facts)
+    bound = contribution_of(method_of(ask), ask)
+    admitted.permit.check_arguments(bound.contribution.parameters, ask.arguments, declaration_of(bound, ask))
+    _one_set_of_sites(ask, state)
+    may_try(ask, state.step(ask.key))
+
+
+def may_try(ask: Ask, step: Step | None) -> None:
+    """One question and one opening a step, ever."""
+    if step is None:
+        return
+    if step.question != ask.question:
+        raise protocol(
+            f"Step {ask.step} of {ask.analysis!r} was asked before, with another question.",
+            "one-question-per-step",
+            "A step is asked once. Two questions under one step number are refused; report the coordinator.",
+        )
+    # A site that already gave its unmasking shares joins a further attempt for exactly the same set only: the same
+    # stored vectors over the same sites open the same sum, which shows nothing new (docs/secure-aggregation.md).
+    if step.closed or step.survivors not in (None, ask.sites):
+        raise another_opening(ask.key)
+
+
+def contribution_of(method: Method[Any], ask: Ask) -> BoundContribution[..., Any]:
+    """The contribution that an ask names: one of the method's own, and nothing else that its class may hold."""
+    if not isinstance(getattr(type(method), ask.contribution, None), Contribution):
+        raise _no_such(ask)
+    bound: BoundContribution[..., Any] = getattr(method, ask.contribution)
+    return bound
+
+
+def is_receipt(method: Method[Any], ask: Ask) -> None:
+    """`ProtocolError` unless a `tell` names one of the method's receipts."""
+    if not isinstance(getattr(type(method), ask.contribution, None), Receipt):
+        raise _no_such(ask)
+
+
+def declaration_of(bound: BoundContribution[..., Any], ask: Ask) -> Declaration:
+    """What the method declares at the ask's arguments, whatever they are: they come from outside."""
+    try:
+        if len(ask.arguments) != len(bound.contribution.parameters):
+            raise ValueError("the number of arguments")
+        with np.errstate(all="ignore"):
+            return bound.declaration(ask.facts, *ask.arguments)
+    except UnisonoError:
+        raise
+    except Exception as error:  # a method may be anybody's package, and the arguments anything
+        raise PermitError(
+            f"The arguments of {ask.method}.{ask.contribution} do not fit what it declares.",
+            rule="argument-limits",
+            remedy="Coordinator and site run different versions of the method; or report the coordinator.",
+        ) from error
+
+
+def protocol(what: str, rule: str, remedy: str) -> ProtocolError:
+    """A message that no honest coordinator sends."""
+    return ProtocolError(what, rule=rule, remedy=remedy)
+
+
+def another_opening(key: tuple[str, str, int, int]) -> ProtocolError:
+    """The refusal that protects a single hospital's part."""
+    return protocol(
+        f"Step {key[3]} of {key[1]!r} was already unmasked, for one set of sites; it is not opened again or for another.",
+        "one-opening-per-step",
+        "Two openings of one step, one without a site, would show that site's part. Report the coordinator.",
+    )
+
+
+def _often(ask: Ask, permit: Permit, allowance: Allowance, state: SiteState) -> None:
+    """How many steps, and how many beginnings."""
+    name = f"{ask.method}.{ask.contribution}"
+    answered = state.steps_answered(ask.run, ask.analysis, ask.epoch, name, but=ask.step)
+    if answered >= allowance.at_most:
+        raise PermitError(
+            f"{name} was answered {answered} times; the permit allows {allowance.at_most}.",
+            rule="permit-steps",
+            remedy="A fit that needs more steps needs a study that says so, and a new approval.",
+        )
+    if state.other_runs(ask.study, ask.analysis, ask.run) >= permit.runs:
+        raise PermitError(
+            f"{ask.analysis!r} was begun {permit.runs} times; the permit allows no more.",
+            rule="permit-runs",
+            remedy="Go on with a run that was begun, or ask the data steward for a new permit.",
+        )
+
+
+def _one_set_of_sites(ask: Ask, state: SiteState) -> None:
+    """A fit is over one frozen set; if it was begun anew (`on_dropout: continue`), over fewer, and never back again."""
+    for epoch, sites in state.epochs(ask.run, ask.analysis).items():
+        fewer = set(ask.sites) < set(sites)
+        if (epoch == ask.epoch and sites != ask.sites) or epoch > ask.epoch or (epoch < ask.epoch and not fewer):
+            raise protocol(
+                f"The fit was begun over {', '.join(sites)}; this ask is over {', '.join(ask.sites)}.",
+                "frozen-sites",
+                "A fit is over one set of sites: wait for the missing one, or begin it anew under `on_dropout: continue`.",
+            )
+
+
+def _no_such(ask: Ask) -> ProtocolError:
+    return protocol(
+        f"{ask.method!r} has nothing called {ask.contribution!r} that {ask.operation!r} could ask for.",
+        "message-operation",
+        "Coordinator and site run different versions of the method; install the same one.",
+    )

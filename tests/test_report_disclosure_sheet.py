@@ -1,0 +1,109 @@
+"""The disclosure sheet before a run and after it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.support import lung
+from unisono.federation.journal import Journal
+from unisono.report import disclosure_sheet as sheet
+from unisono.report.participation import participation, sums_taken
+
+
+def opened(journal: Journal, name: str, step: int, leaves: dict[str, tuple[str, list[int]]], **more: object) -> None:
+    words = np.zeros(sum(int(np.prod(shape)) for _, shape in leaves.values()), np.uint64)
+    body = {
+        "question": "q",
+        "name": name,
+        "method": "cox",
+        "words": words,
+        "participants": list(lung.SITES),
+        "recovered": [],
+        "first_bytes": {},
+        "leaves": {k: {"rule": rule, "shape": shape, "meaning": f"{k}."} for k, (rule, shape) in leaves.items()},
+    }
+    journal.write("opened", {**body, **more}, step=step)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    made = Journal(tmp_path / "journal.db")
+    leaves = {"score": ("moment", [3]), "information": ("moment", [6]), "log_likelihood": ("moment", [])}
+    opened(made, "totals", 0, {"patients": ("count", []), "entries": ("curve", [0])}, recovered=["turin"])
+    opened(made, "derivatives", 1, leaves)
+    made.write("waited", {"name": "derivatives", "method": "cox", "sites": {"leiden": "mask"}}, step=2)
+    opened(made, "derivatives", 2, leaves)
+    yield made
+    made.close()
+
+
+def test_the_planned_sheet_lists_every_leaf_of_every_analysis_and_of_its_cohort_step() -> None:
+    rows = sheet.planned(lung.study())
+    assert {r.analysis for r in rows} == {"curves", "effect"}
+    names = {(r.analysis, r.contribution) for r in rows}
+    assert {("curves", "cohort.flow"), ("curves", "kaplan-meier.counts"), ("effect", "cox.derivatives")} <= names
+    score = next(r for r in rows if r.contribution == "cox.derivatives" and r.leaf == "score")
+    assert (score.rule, score.shape, score.bytes) == ("moment", (3,), 24)
+    assert score.times > 1
+    assert "masked (secagg)" in score.protection
+    assert "3 or more hospitals" in score.protection
+    assert all(r.meaning and r.bytes > 0 for r in rows)
+
+
+def test_leaves_without_elements_are_not_listed() -> None:
+    assert not any(0 in r.shape for r in sheet.planned(lung.study()))
+
+
+def test_the_planned_sheet_says_so_when_nothing_is_hidden() -> None:
+    rows = sheet.planned(lung.study(protection={"hide": "none"}))
+    assert all(r.protection.startswith("not hidden") for r in rows)
+
+
+def test_the_actual_sheet_counts_openings_in_declared_order(journal: Journal) -> None:
+    rows = sheet.actual(journal, lung.study(), "effect")
+    found = [(r.contribution, r.leaf, r.shape, r.bytes, r.times) for r in rows]
+    assert found == [
+        ("cox.totals", "patients", (), 8, 1),
+        ("cox.derivatives", "score", (3,), 24, 2),
+        ("cox.derivatives", "information", (6,), 48, 2),
+        ("cox.derivatives", "log_likelihood", (), 8, 2),
+    ]
+
+
+def test_the_sheet_reads_as_plain_text_with_nothing_lost() -> None:
+    text = sheet.text(sheet.planned_table(sheet.planned(lung.study())), width=180)
+    assert "cox.derivatives" in text
+    assert "at most" in text
+    assert "log_likelihood" in text
+    assert "masked (secagg)" in text
+
+
+def test_the_csv_has_a_line_a_leaf(journal: Journal) -> None:
+    rows = sheet.csv_rows(sheet.actual(journal, lung.study(), "effect"))
+    assert [(r["leaf"], r["shape"], r["bytes"], r["times"]) for r in rows][:2] == [
+        ("patients", "1", 8, 1),
+        ("score", "3", 24, 2),
+    ]
+
+
+def test_participation_names_who_was_recovered_and_who_was_waited_for(journal: Journal) -> None:
+    found = participation(journal, lung.SITES)
+    assert found.sums == 3
+    assert [(r.step, r.name, r.site) for r in found.recovered] == [(0, "totals", "turin")]
+    assert [(w.step, w.name, w.sites) for w in found.waited] == [(2, "derivatives", ["leiden"])]
+    assert found.left == []
+
+
+def test_a_site_that_left_for_good_is_named_and_absent_from_later_sums(journal: Journal) -> None:
+    stayed = [s for s in lung.SITES if s != "madrid"]
+    journal.write("epoch", {"stayed": stayed, "left": {"madrid": "deadline"}}, epoch=1)
+    opened(journal, "totals", 0, {"patients": ("count", [])}, participants=stayed)
+    assert participation(journal, stayed).left == ["madrid"]
+    assert sums_taken(journal, lung.SITES)[-1].parts["madrid"] == "absent"
+
+
+def test_each_sum_says_what_became_of_each_site(journal: Journal) -> None:
+    taken = sums_taken(journal, lung.SITES)
+    assert [t.parts["turin"] for t in taken] == ["recovered", "counted", "counted"]
+    assert [t.parts["leiden"] for t in taken] == ["counted", "counted", "waited"]
