@@ -80,7 +80,9 @@ def _kaplan_meier(result: Result, drawn: Drawn) -> list[Block]:
         for g in found["groups"]
     ]
     events = grid(heads, rows, "Events and follow-up.", "Follow-up by the reverse Kaplan-Meier estimator.")
-    caption = f"Kaplan-Meier curves with pointwise {level}, and the number at risk below them."
+    caption = (
+        f"Kaplan-Meier curves with pointwise {level} at the times that may be shown, and the number at risk below."
+    )
     if any(n is None for g in found["groups"] for n in g["at_risk"]):
         caption += (
             f" Where that is not shown, fewer than {least} patients are left, or fewer changed since the one before."
@@ -132,7 +134,7 @@ def _cox_checks(result: Result) -> list[Block]:
     if check:
         rows = [
             (
-                "all together" if r["name"] == "global" else term(study, r["name"]),
+                "all together" if r["name"] == "global" else _names(study, r["name"]),
                 words.number(r["chi2"]),
                 str(r["df"]),
                 words.p_cell(r["p"]),

@@ -14,7 +14,7 @@ from unisono.report import audience, plain_json
 from unisono.report.comparison import Comparison
 from unisono.report.disclosure_sheet import actual, csv_rows
 from unisono.report.html import REPORT, write_report
-from unisono.report.load import COMPARISON, STUDY, load
+from unisono.report.load import COMPARISON, JOURNAL, STUDY, load
 from unisono.report.record import AnalysisRecord
 from unisono.report.run_record import FILE as RUN
 from unisono.report.run_record import AnalysisRun, RunRecord, analysis_run
@@ -81,7 +81,10 @@ def _before(out: Path, study: Study) -> dict[str, AnalysisRun]:
         record = RunRecord.read(out)
     except UnisonoError:
         return {}  # times of an earlier run, at most: what was answered is in the journals
-    return record.analyses if record.study == study.digest() else {}
+    if record.study != study.digest():
+        return {}
+    # `--fresh` forgets journals: what is not journalled any more is no answer of this folder.
+    return {name: entry for name, entry in record.analyses.items() if (out / name / JOURNAL).exists()}
 
 
 def _write_analysis(run: Run, outcome: Outcome, before: AnalysisRun | None) -> AnalysisRun:
