@@ -216,7 +216,9 @@ def coxph(folder: Path, baseline: str) -> dict[str, Any]:
     csv = folder / "pooled.csv"
     if not csv.exists():
         pd.read_parquet(folder / "pooled.parquet").to_csv(csv, index=False)
-    out = subprocess.run(["Rscript", "-e", R_SCRIPT, str(csv), baseline], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        ["Rscript", "-e", R_SCRIPT, str(csv), baseline], capture_output=True, text=True, check=True
+    ).stdout
     seconds, *coef = map(float, out.split())
     return {"coef": coef, "seconds": seconds, "memory": 0}
 
@@ -236,7 +238,14 @@ def measure(name: str, baseline: str, folder: Path, limit: float) -> dict[str, A
     for _ in range(REPEATS.get(name, 1)):
         command = [sys.executable, __file__, "--one", name, baseline, str(folder)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=limit,
+                check=False,
+                env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            )
         except subprocess.TimeoutExpired:
             return None
         if done.returncode:
@@ -255,17 +264,21 @@ def has_r() -> bool:
 def report(patients: int, found: dict[tuple[str, str], dict[str, Any] | None], data_bytes: int, limit: float) -> str:
     """The table, in Markdown."""
     lines = [
-        f"One Cox regression (Efron), {patients:,} patients, {COVARIATES} covariates, {SITES} sites, times on a grid of {GRIDS['per-site']:,} (baseline per site) and {GRIDS['common']} (common); "
+        f"One Cox regression (Efron), {patients:,} patients, {COVARIATES} covariates, {SITES} sites, "
+        f"times on a grid of {GRIDS['per-site']:,} (baseline per site) and {GRIDS['common']} (common); "
         f"{os.cpu_count()} cores. The data is {data_bytes / 2**20:.0f} MiB as float64.",
         "",
-        "| baseline | fit | seconds | against the vectorised pooled fit | Unisono is faster by | peak memory above start / data | largest difference of a coefficient |",
+        "| baseline | fit | seconds | against the vectorised pooled fit | Unisono is faster by "
+        "| peak memory above start / data | largest difference of a coefficient |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (baseline, name), result in found.items():
         plain, ours = found[baseline, "vectorised"], found[baseline, "unisono"]
         assert plain is not None and ours is not None
         if result is None:
-            lines.append(f"| {baseline} | {name} | > {limit:.0f} | > {limit / plain['seconds']:.0f}x | > {limit / ours['seconds']:.0f}x | | |")
+            lines.append(
+                f"| {baseline} | {name} | > {limit:.0f} | > {limit / plain['seconds']:.0f}x | > {limit / ours['seconds']:.0f}x | | |"
+            )
             continue
         gap = max(abs(a - b) for a, b in zip(result["coef"], ours["coef"], strict=True))
         memory = f"{result['memory'] / data_bytes:.1f}x" if result["memory"] else "not measured"

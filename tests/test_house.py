@@ -37,7 +37,10 @@ def test_a_method_gets_randomness_time_and_sites_through_the_federation_only(fil
     tree = ast.parse(file.read_text("utf-8"))
     assert not {name for name in calls(tree) if ".random" in name or name.startswith("random")}
     assert not imports(tree) & {"random", "secrets", "time", "datetime", "os", "uuid"}
-    assert "federation.sites" not in {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)} or file.name == "runner.py"
+    assert (
+        "federation.sites" not in {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        or file.name == "runner.py"
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))

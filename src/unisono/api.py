@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from unisono.engines.embedded.run import Outcome, Run, Settings, SiteData, run_s
 from unisono.errors import StudyError, UnisonoError
 from unisono.methods.base import Result
 from unisono.methods.registry import check
+from unisono.report.comparison import Comparison
 from unisono.report.files import write
 from unisono.study.document import Study
 from unisono.study.load import load
@@ -31,6 +32,8 @@ class StudyResult(Mapping[str, Result]):
 
     completed: Run
     folder: Path
+    comparison: Comparison | None = None
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, analysis: str) -> Result:
         outcome = self._outcome(analysis)
@@ -83,13 +86,14 @@ def run(
     analyses: Sequence[str] | None = None,
     fresh: bool = False,
     settings: Settings | None = None,
+    compare: Callable[[StudyResult], Comparison] | None = None,
 ) -> StudyResult:
     """Answer a study over sites in this process, and write its results.
 
     study: a path (YAML or JSON), a mapping, or a `Study`.
     sites: by name; a DataFrame or a file, or a pair (data, mapping) where the data does not speak the study's words.
     out: the folder of results; the same folder again goes on with what is there. A new temporary folder by default.
-    analyses: only these. fresh: forget what the folder holds.
+    analyses: only these. fresh: forget what the folder holds. compare: makes the report's comparison with a pooled fit.
 
     Errors of the study, of a site's data or of the folder are raised (`UnisonoError`, with rule and remedy); an analysis
     that cannot be answered raises when it is read from the result.
@@ -98,8 +102,10 @@ def run(
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="unisono-"))
     settings = settings or Settings(analyses=analyses, fresh=fresh)
     completed = run_study(checked, {name: site_data(given) for name, given in sites.items()}, folder, settings)
-    write(completed)
-    return StudyResult(completed, folder)
+    found = StudyResult(completed, folder)
+    comparison = compare(found) if compare is not None else None
+    written = write(completed, comparison)
+    return replace(found, comparison=comparison, notes=written.notes)
 
 
 def site_data(given: SiteArgument) -> SiteData:

@@ -24,7 +24,13 @@ DOCUMENT = {
         "weight_loss": {"type": "number", "unit": "kg", "min": -30, "max": 60},
     },
     "analyses": {
-        "curves": {"method": "kaplan-meier", "time": "time", "event": "died", "by": "sex", "grid": {"step": 7, "unit": "d"}},
+        "curves": {
+            "method": "kaplan-meier",
+            "time": "time",
+            "event": "died",
+            "by": "sex",
+            "grid": {"step": 7, "unit": "d"},
+        },
         "effect": {"method": "cox", "time": "time", "event": "died", "covariates": ["age", "sex", "ecog"]},
     },
 }
@@ -43,7 +49,9 @@ def frame(step: float | None = 7.0) -> pd.DataFrame:
         {
             "site": np.array(SITES)[(raw["inst"].to_numpy(int) % 4)],
             "time": np.ceil(time / step) * step if step else time,
-            "died": (raw["status"] == 1).astype(float) if set(raw["status"]) <= {0, 1} else (raw["status"] == 2).astype(float),
+            "died": (raw["status"] == 1).astype(float)
+            if set(raw["status"]) <= {0, 1}
+            else (raw["status"] == 2).astype(float),
             "age": raw["age"].astype(float),
             "sex": (raw["sex"] == 2).astype(float),
             "ecog": raw["ph.ecog"].astype(float),

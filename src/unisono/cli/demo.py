@@ -16,7 +16,6 @@ from unisono.demo import lung
 from unisono.demo.pooled import compare
 from unisono.engines.embedded.run import Settings
 from unisono.errors import StudyError
-from unisono.report.files import write
 from unisono.report.terminal import comparison_table
 
 DEMOS = ("lung",)
@@ -42,14 +41,13 @@ def demo(
     console.print(f"[dim]{NOT_PROTECTED}[/]\n")
     with LiveProgress(console) as progress:
         settings = Settings(faults=lung.FAULTS, observer=progress.observe, fresh=fresh)
-        answered = run_study(written.study, parse_sites([], written.sites), out=out, settings=settings)
+        answered = run_study(written.study, parse_sites([], written.sites), out=out, settings=settings, compare=compare)
     show(answered, out)
-    answers = {name: o.answer.result for name, o in answered.completed.outcomes.items() if o.answer is not None}
-    comparison = compare(answers, answered.completed.snapshots)
-    write(answered.completed, comparison)
-    console.print(comparison_table(comparison))
+    if answered.comparison is not None:
+        console.print(comparison_table(answered.comparison))
     console.print(f"\nRead [bold]{out}/report.html[/]. Check it without any patient: [bold]unisono verify {out}[/]")
     console.print("To run the same study again yourself (without the demo's faults):")
-    console.print(f"  [bold]unisono run {written.study} --sites {written.sites} --out {out}-again[/]", soft_wrap=True)
+    again = f"unisono run {written.study} --sites {written.sites} --out {out}-again"
+    console.print(f"  [bold]{again}[/]", soft_wrap=True)
     if answered.errors:
         raise typer.Exit(1)

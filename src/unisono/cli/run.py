@@ -55,6 +55,8 @@ def show(answered: StudyResult, out: Path) -> None:
     """Print every answer, and where the files are."""
     for outcome in answered.completed.outcomes.values():
         console.print(answer_panel(outcome))
+    for note in answered.notes:
+        console.print(f"- {note}", style="dim", markup=False)
     console.print(
         f"Results in [bold]{out}[/]: report.html for reading, <analysis>/result.json for programs; FILES.md says who may see what."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unisono.methods.base import Result
+from unisono.api import StudyResult
 from unisono.report.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from unisono.site.data.snapshot import Snapshot
 
 
-def compare(results: Mapping[str, Result], snapshots: Mapping[str, Snapshot]) -> Comparison:
+def compare(answered: StudyResult) -> Comparison:
     """Federated and pooled, number by number: Cox (stratified by hospital, Efron), the log-rank test and the medians."""
     from lifelines import CoxPHFitter, KaplanMeierFitter
     from lifelines.statistics import logrank_test
 
-    pooled = _pooled(snapshots)
+    pooled = _pooled(answered.completed.snapshots)
+    results = {name: o.answer.result for name, o in answered.completed.outcomes.items() if o.answer is not None}
     rows: list[tuple[str, float, float]] = []
     if "effect" in results:
         complete = pooled.dropna(subset=["months", "died", "age", "sex", "ecog"])

@@ -16,6 +16,14 @@ INK = "#222222"
 FAINT = "#bbbbbb"
 
 
+def ratio_axis(ax: Axes) -> None:
+    """A logarithmic axis for ratios, with plain numbers; also at minor ticks where it is shorter than a factor of ten."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if high < 10 * low else "")
+
+
 def new_figure(
     width: float = 7.0, height: float = 4.2, rows: int = 1, ratios: tuple[float, ...] | None = None
 ) -> tuple[Figure, list[Axes]]:

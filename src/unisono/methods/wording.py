@@ -47,6 +47,19 @@ def direction(value: float, null: float = 0.0) -> str:
     return "lower" if value < null else "the same"
 
 
+_UNITS = {"a": "year", "mo": "month", "wk": "week", "d": "day", "h": "hour", "min": "minute", "s": "second"}
+
+
+def say_unit(code: str) -> str:
+    """A unit as a reader says it: ``years`` for ``a``; codes that are read as they are (``kg``) stay."""
+    return f"{_UNITS[code]}s" if code in _UNITS else code
+
+
+def say_one(code: str) -> str:
+    """One of a unit: ``year``, ``1 kg``, ``1``."""
+    return "1" if code == "1" else _UNITS.get(code, f"1 {code}")
+
+
 def say_list(names: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     if len(names) < 2:

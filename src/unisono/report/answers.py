@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unisono.methods.base import Result
-from unisono.methods.wording import say_p
+from unisono.methods.wording import say_one, say_p, say_unit
 from unisono.report import words
 from unisono.report.figures import Drawn
 from unisono.report.views import Block, Picture, Text, frame_grid, grid
@@ -66,7 +66,7 @@ def _describe(result: Result, _: Drawn) -> list[Block]:
 
 def _kaplan_meier(result: Result, drawn: Drawn) -> list[Block]:
     found, least = result.estimates, result.study.release.min_count
-    unit, level = found["time"]["unit"], _confidence(found)
+    unit, level = say_unit(found["time"]["unit"]), _confidence(found)
     heads = ("", "patients", "events", f"median survival ({unit})", level, f"median follow-up ({unit})")
     rows = [
         (
@@ -81,12 +81,13 @@ def _kaplan_meier(result: Result, drawn: Drawn) -> list[Block]:
     ]
     events = grid(heads, rows, "Events and follow-up.", "Follow-up by the reverse Kaplan-Meier estimator.")
     caption = (
-        f"Kaplan-Meier curves with pointwise {level} at the times that may be shown, and the number at risk below."
+        f"Kaplan-Meier curves with pointwise {level}, and the number at risk below. The marked points are exact; the steps"
+        f" between them are not shown, because each would be of fewer than {least} patients."
     )
-    if any(n is None for g in found["groups"] for n in g["at_risk"]):
-        caption += (
-            f" Where that is not shown, fewer than {least} patients are left, or fewer changed since the one before."
-        )
+    if any(
+        n is None and not few for g in found["groups"] for n, few in zip(g["at_risk"], g["few_at_risk"], strict=True)
+    ):
+        caption += f" A dash: fewer than {least} patients changed since the number before."
     picture = _picture(drawn, result, caption)
     survival = _at(result, [(_group(result.study, found["by"], g["name"]), g["at"]) for g in found["groups"]], unit)
     test = found["logrank"]
@@ -115,7 +116,7 @@ def _cox(result: Result, drawn: Drawn) -> list[Block]:
     profiles: dict[str, list[dict[str, Any]]] = {}
     for row in found["survival_at"]:
         profiles.setdefault(row["profile"], []).append(row)
-    unit = found["time"]["unit"]
+    unit = say_unit(found["time"]["unit"])
     survival = _at(result, [(_profile(study, name), at) for name, at in profiles.items()], unit)
     absolute = [*survival, Text(_reference(result))] if survival else []
     return [
@@ -207,16 +208,8 @@ def _factor(study: Study, part: str) -> str:
     if isinstance(variable, BooleanVariable):
         return f"{label}: yes (against no)"
     if isinstance(variable, NumberVariable):
-        return f"{label} (for each {'1' if variable.unit == '1' else unit(variable.unit)} more)"
+        return f"{label} (for each {say_one(variable.unit)} more)"
     return part
-
-
-_UNITS = {"a": "year", "mo": "month", "wk": "week", "d": "day", "h": "hour"}
-
-
-def unit(code: str) -> str:
-    """A unit's code as a clinician says it, one of it."""
-    return _UNITS.get(code, code)
 
 
 def _adjusted(number: int) -> str:
@@ -247,7 +240,7 @@ def _reference(result: Result) -> str:
     said = []
     for name, value in of.items():
         variable = result.study.variables[name]
-        code = "" if not isinstance(variable, NumberVariable) or variable.unit == "1" else f" {variable.unit}"
+        code = "" if not isinstance(variable, NumberVariable) or variable.unit == "1" else f" {say_unit(variable.unit)}"
         said.append(f"{_label(result.study, name)} {value if isinstance(value, str) else words.number(value) + code}")
     return f"The reference patient: {', '.join(said)}; the others differ from it in what is named." if said else ""
 
@@ -260,7 +253,7 @@ def _at(result: Result, groups: list[tuple[str, list[dict[str, Any]]]], unit_cod
             words.time(at["time"]),
             words.percent(at["survival"]),
             _shares(at["low"], at["high"]),
-            words.count(at["at_risk"]),
+            f"<{result.study.release.min_count}" if at.get("few") else words.count(at["at_risk"]),
         )
         for name, times in groups
         for k, at in enumerate(times)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unisono.report.answers import unit
+from unisono.methods.wording import say_one
 from unisono.report.load import LoadedRun
 
 
@@ -44,7 +44,7 @@ def _grid(run: LoadedRun) -> list[str]:
         if isinstance(time, dict) and {"variable", "step", "unit"} <= set(time):
             label = run.study.variables[time["variable"]].label or time["variable"]
             size = f"multiple of {time['step']:g} {time['unit']}"
-            steps[label] = f"whole {unit(time['unit'])}" if time["step"] == 1 else size
+            steps[label] = f"whole {say_one(time['unit'])}" if time["step"] == 1 else size
     return [
         f"Time is counted on a grid: {label} was rounded up to the next {step}, and at equal times events come before"
         " patients who left observation."

@@ -52,10 +52,10 @@ def summary_table(result: Result) -> Table:
 def frame_table(frame: pd.DataFrame) -> Table:
     """Any small table with names as its index."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for k, name in enumerate(frame.index.names):
-        table.add_column(escape(str(name or "")), justify="left", no_wrap=k == 0)
+    for name in frame.index.names:
+        table.add_column(escape(str(name or "")), justify="left", overflow="fold")
     for column in frame.columns:
-        table.add_column(escape(str(column)), justify="right")
+        table.add_column(escape(str(column)), justify="right", no_wrap=True)
     for index, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
         names = index if isinstance(index, tuple) else (index,)
         cells = [cell(value, str(column)) for column, value in zip(frame.columns, row, strict=True)]

@@ -30,6 +30,18 @@ def _at(path: Path, error: StudyError) -> Problem:
     return Problem(path, error.what, error.rule, error.remedy)
 
 
+RESERVED = ("data", "sites")
+"""Folders of a run's results that an analysis of the same name would overwrite."""
+
+
+def _analysis_names(study: Study) -> list[Problem]:
+    return [
+        Problem(("analyses", name), f"An analysis cannot be called {name!r}.", "reserved-names", "Choose another name.")
+        for name in study.analyses
+        if name in RESERVED
+    ]
+
+
 def _units(study: Study) -> list[Problem]:
     found = []
     for name, variable in study.variables.items():
@@ -166,6 +178,7 @@ def _protection(study: Study) -> list[Problem]:
 
 
 _CHECKS: tuple[Callable[[Study], list[Problem]], ...] = (
+    _analysis_names,
     _units,
     _derivations,
     _inclusion,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from unisono.methods.base import Result
 from unisono.methods.figures import COLOURS, INK, new_figure
-from unisono.methods.wording import say_number
+from unisono.methods.wording import say_number, say_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def _count(n: int | None) -> str:
 
 
 def _number_rows(variable: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, list[str]]:
-    unit = "" if variable["unit"] in (None, "1") else f" [{variable['unit']}]"
+    unit = "" if variable["unit"] in (None, "1") else f" ({say_unit(variable['unit'])})"
     rows = {f"{variable['label']}{unit}, mean (SD)": [_mean(entry) for entry in entries]}
     asked = list(entries[0]["quantiles"])
     if {"0.25", "0.5", "0.75"} <= set(asked):
@@ -131,7 +131,7 @@ def _in_words(variable: dict[str, Any]) -> str | None:
     """``mean age 62.4 a (SD 9.1)``, ``sex female 39.8%``; None where that may not be said."""
     overall = variable["overall"]
     if "mean" in overall:
-        unit = "" if variable["unit"] in (None, "1") else f" {variable['unit']}"
+        unit = "" if variable["unit"] in (None, "1") else f" {say_unit(variable['unit'])}"
         if overall["mean"] is None:
             return None
         return f"mean {variable['label']} {say_number(overall['mean'])}{unit} (SD {_deviation(overall)})"
@@ -143,7 +143,7 @@ def _in_words(variable: dict[str, Any]) -> str | None:
 
 def _histogram(ax: Axes, variable: dict[str, Any]) -> None:
     shown = variable["histogram"]
-    unit = "" if variable["unit"] in (None, "1") else f" [{variable['unit']}]"
+    unit = "" if variable["unit"] in (None, "1") else f" ({say_unit(variable['unit'])})"
     ax.set_xlabel(f"{variable['label']}{unit}", color=INK, fontsize=9)
     ax.set_yticks([])
     if shown is None:

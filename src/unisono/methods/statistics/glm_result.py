@@ -14,10 +14,10 @@ from scipy.stats import norm
 from unisono.errors import MethodError
 from unisono.methods.base import Result
 from unisono.methods.design import variables_of
-from unisono.methods.figures import COLOURS, FAINT, INK, new_figure
+from unisono.methods.figures import COLOURS, FAINT, INK, new_figure, ratio_axis
 from unisono.methods.newton import covariance
 from unisono.methods.statistics.families import FAMILIES
-from unisono.methods.wording import direction, say_interval, say_list, say_number, say_p
+from unisono.methods.wording import direction, say_interval, say_list, say_number, say_one, say_p
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class GlmResult(Result):
         ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         if family.ratio is not None:
-            ax.set_xscale("log")
+            ratio_axis(ax)
         percent = f"{100 * self.estimates['confidence']:.10g}% CI"
         ax.set_xlabel(f"{family.ratio or 'coefficient (study units)'} with {percent}", color=INK, fontsize=9)
         return figure
@@ -108,8 +108,7 @@ class GlmResult(Result):
             return f"For the interaction {self.estimates['coefficients'][1]['name']}"
         variable = self.study.variables[term]
         if isinstance(variable, NumberVariable):
-            unit = "" if variable.unit == "1" else f" {variable.unit}"
-            return f"For each 1{unit} more of {self._label(term)}"
+            return f"For each {say_one(variable.unit)} more of {self._label(term)}"
         if isinstance(variable, BooleanVariable):
             return f"With {self._label(term)}, compared with without,"
         assert isinstance(variable, CategoryVariable)

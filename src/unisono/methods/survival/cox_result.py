@@ -9,15 +9,14 @@ import pandas as pd
 
 from unisono.methods.base import Result
 from unisono.methods.design import variables_of
-from unisono.methods.figures import COLOURS, FAINT, INK, new_figure
-from unisono.methods.wording import direction, say_interval, say_list, say_number, say_p
+from unisono.methods.figures import COLOURS, FAINT, INK, new_figure, ratio_axis
+from unisono.methods.wording import direction, say_interval, say_list, say_number, say_one, say_p
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _IN_HEADLINE = 4
-_UNITS = {"1": "1", "a": "year", "mo": "month", "wk": "week", "d": "day", "h": "hour"}
 _COLUMNS = ["coef", "se", "hr", "ci_low", "ci_high", "z", "p"]
 
 
@@ -76,9 +75,7 @@ class CoxResult(Result):
             found = f"the hazard ({event}) was about the same: {ratio} times as high"
         else:
             found = f"the hazard ({event}) was {direction(row['hr'], 1.0)}: {ratio} times as high"
-        open_question = (
-            "" if not row["ci_low"] <= 1 <= row["ci_high"] else "; compatible with no difference"
-        )
+        open_question = "" if not row["ci_low"] <= 1 <= row["ci_high"] else "; compatible with no difference"
         return f"{self._who(row['name'])} {found} ({interval}, {say_p(row['p'])}{open_question})"
 
     def _label(self, name: str) -> str:
@@ -96,7 +93,7 @@ class CoxResult(Result):
         if isinstance(variable, BooleanVariable):
             return f"for {label} yes (against no)"
         assert isinstance(variable, NumberVariable)
-        return f"for each {_UNITS.get(variable.unit, f'1 {variable.unit}')} more of {label}"
+        return f"for each {say_one(variable.unit)} more of {label}"
 
     def plot(self) -> Figure:
         """A forest plot: hazard ratios with their limits on a logarithmic axis."""
@@ -116,9 +113,7 @@ class CoxResult(Result):
                 fontsize=9,
                 color=INK,
             )
-        ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _few_decades(ax.get_xlim()) else "")
+        ratio_axis(ax)
         ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         percent = f"{100 * self.estimates['confidence']:.10g}"
@@ -129,11 +124,6 @@ class CoxResult(Result):
 def _term(column: str) -> str:
     """The covariate of a coefficient: ``sex[female]`` is of ``sex``, ``age:sex[female]`` of ``age:sex``."""
     return ":".join(part.partition("[")[0] for part in column.split(":"))
-
-
-def _few_decades(limits: tuple[float, float]) -> bool:
-    """Whether a logarithmic axis is so short that its minor ticks need numbers."""
-    return limits[1] < 10 * limits[0]
 
 
 def _digits(row: dict[str, Any]) -> int:

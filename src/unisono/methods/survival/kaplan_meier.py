@@ -169,6 +169,8 @@ def estimate(method: KaplanMeier, curves: Curves) -> KaplanMeierResult:
         )
     longest = max(Counts(curves.exits[g], at_risk[g], min_count).span[1] for g, n in enumerate(visible) if n)
     ticks = round_positions(longest - 1, axis.step, axis.unit)
+    if len(ticks) > 1 and 2 * ticks[-1] - ticks[-2] < axis.length:
+        ticks.append(2 * ticks[-1] - ticks[-2])  # where a reader sees that few are left
     events = blank_cells(deaths, min_count, total_known=False)
     notes = [f"Nobody is in the group {name!r}." for name in empty]
     hidden = [name for name, n in zip(method.groups, visible, strict=True) if n is None]
@@ -209,6 +211,7 @@ _NOTHING: dict[str, Any] = {
     "curve": {"time": [], "survival": [], "low": [], "high": [], "at_risk": []},
     "at": [],
     "at_risk": [],
+    "few_at_risk": [],
 }
 
 
@@ -230,9 +233,13 @@ def _group(method: KaplanMeier, curves: Curves, g: int, ticks: list[int], notes:
             "at_risk": int(at_risk[k]),
         }
 
+    def few(k: int) -> bool:
+        """Fewer at risk than may be said (or nobody: that is not told apart)."""
+        return bool(at_risk[k] < counts.min_count)
+
     blank: dict[str, float | int | None] = dict.fromkeys(("survival", "low", "high", "at_risk"))
     rows = [row(k) for k in points]
-    at = [{"time": t, **(row(k) if k in fixed else blank)} for t, k in zip(spec.at, wanted, strict=True)]
+    at = [{"time": t, **(row(k) if k in fixed else blank), "few": few(k)} for t, k in zip(spec.at, wanted, strict=True)]
     unshown = [f"{t:g}" for t, k in zip(spec.at, wanted, strict=True) if k not in fixed]
     if unshown:
         notes.append(
@@ -258,6 +265,7 @@ def _group(method: KaplanMeier, curves: Curves, g: int, ticks: list[int], notes:
         },
         "at": at,
         "at_risk": [int(at_risk[k]) if k in fixed else None for k in ticks],
+        "few_at_risk": [few(k) for k in ticks],
     }
 
 

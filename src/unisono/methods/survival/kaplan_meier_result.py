@@ -9,7 +9,7 @@ import pandas as pd
 
 from unisono.methods.base import Result
 from unisono.methods.figures import COLOURS, INK, new_figure
-from unisono.methods.wording import say_p
+from unisono.methods.wording import say_p, say_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ class KaplanMeierResult(Result):
         if group["median"] is None:
             return f"not reached in what may be shown{who}"
         unit = self.estimates["time"]["unit"]
-        value = f"{group['median']:.6g} {unit}{who}"
+        value = f"{group['median']:.6g} {say_unit(unit)}{who}"
         low, high = group["median_low"], group["median_high"]
         if low is None:
             return value
@@ -79,10 +79,10 @@ class KaplanMeierResult(Result):
             _draw(main, group, colour)
         unit = self.estimates["time"]["unit"]
         main.set_ylim(0, 1.02)
-        last = max((g["curve"]["time"][-1] for g in groups), default=1.0)
+        last = max([g["curve"]["time"][-1] for g in groups] + self.estimates["at_risk_times"], default=1.0)
         main.set_xlim(-0.03 * last, 1.03 * last)  # room for the first and the last number at risk
         main.set_ylabel("Probability of no event")
-        main.set_xlabel(f"{self._label} ({unit})")
+        main.set_xlabel(f"{self._label} ({say_unit(unit)})")
         if len(groups) > 1:
             main.legend(frameon=False, title=self.estimates["by"])
         test = self.estimates["logrank"]
@@ -102,8 +102,9 @@ class KaplanMeierResult(Result):
         below.spines[["left", "bottom"]].set_visible(False)
         below.tick_params(length=0)
         for y, group in enumerate(groups):
-            for time, n in zip(times, group["at_risk"], strict=True):
-                below.text(time, y, "–" if n is None else str(n), ha="center", va="center", fontsize=9, color=INK)
+            for time, n, few in zip(times, group["at_risk"], group["few_at_risk"], strict=True):
+                said = f"<{self.study.release.min_count}" if few else "–" if n is None else str(n)
+                below.text(time, y, said, ha="center", va="center", fontsize=9, color=INK)
 
 
 def _draw(ax: Axes, group: dict[str, Any], colour: str) -> None:
