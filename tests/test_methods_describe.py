@@ -226,7 +226,7 @@ def test_the_table_looks_like_a_table_one() -> None:
     women = data[data["sex"] == 1]
     assert list(table.columns) == ["male", "female", "overall"]
     assert table.loc["n", "female"] == str(len(women))
-    assert table.loc["age [a], mean (SD)", "female"] == f"{women['age'].mean():.1f} ({women['age'].std():.1f})"
+    assert table.loc["age (years), mean (SD)", "female"] == f"{women['age'].mean():.1f} ({women['age'].std():.1f})"
     assert table.loc["died, n (%)", "female"] == f"{int(women['died'].sum())} ({100 * women['died'].mean():.1f}%)"
     assert "weight_loss: missing" in table.index
     assert f"{len(data)} patients described in 3 variables, by sex" in result.headline()

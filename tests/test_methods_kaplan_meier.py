@@ -286,7 +286,7 @@ def test_the_result_is_rebuilt_from_its_stored_estimates() -> None:
 
 def test_the_headline_says_medians_by_group_and_the_test() -> None:
     assert on_lung().headline() == (
-        "Median time: 273 d for sex male (95% CI 210 to 308); 427 d for sex female (95% CI 350 to 525); log-rank p = 0.002."
+        "Median time: 273 days for sex male (95% CI 210 to 308); 427 days for sex female (95% CI 350 to 525); log-rank p = 0.002."
     )
 
 

@@ -86,8 +86,7 @@ class SiteState:
         if new:
             begun(self.path, "site", "site's state", empty=True)
             with storage(self.path, "site's state"):
-                self._db.executescript(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version={_VERSION}")
+                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
         begun(self.path, "site", "site's state", empty=False)
 
     def close(self) -> None:
