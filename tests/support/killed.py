@@ -18,7 +18,8 @@ from typing import Any
 from unisono.engines.embedded.run import Fault, Run, Settings, SiteData, run_study
 from unisono.errors import UnisonoError
 from unisono.federation.events import Event
-from unisono.methods.registry import check
+from unisono.methods.registry import build, check
+from unisono.site.data.snapshot import freeze
 from unisono.study.document import Study
 from unisono.study.load import load
 
@@ -37,9 +38,21 @@ def prepared(folder: Path, study: Study, frames: dict[str, Any]) -> Path:
 
 def again(folder: Path, **settings: Any) -> Run:
     """The command, in this process."""
+    return run_study(*_read(folder), folder / "out", Settings(**settings))
+
+
+def _read(folder: Path) -> tuple[Study, dict[str, SiteData]]:
     study = load(json.loads((folder / "study.json").read_text("utf-8")), check)
-    data = {path.stem: SiteData(path) for path in sorted((folder / "data").glob("*.csv"))}
-    return run_study(study, data, folder / "out", Settings(**settings))
+    return study, {path.stem: SiteData(path) for path in sorted((folder / "data").glob("*.csv"))}
+
+
+def _warm(folder: Path) -> None:
+    """What a run reads and imports when it first needs it, once for all children."""
+    study, data = _read(folder)
+    for site, given in data.items():
+        freeze(given.source, None, study, site)
+    for analysis in study.analyses:
+        build(study, analysis)
 
 
 class Stable:
@@ -108,6 +121,8 @@ def main() -> None:
         if not command:
             print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
             continue
+        if pid == 0:
+            _warm(Path(command["folder"]))
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:

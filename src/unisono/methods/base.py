@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from unisono.errors import MissingExtra
 from unisono.federation.contribution import BoundContribution
+from unisono.methods.figures import inline
 from unisono.study.document import Study
 from unisono.study.problems import Problem
 from unisono.study.table import Table
@@ -70,10 +73,14 @@ class Result(ABC):
         """The figure. `MissingExtra` without ``unisono[report]``."""
 
     def _repr_html_(self) -> str:
-        """For notebooks: the headline and the summary table."""
-        import html
-
-        return f"<p><strong>{html.escape(self.headline())}</strong></p>{self.summary().to_html(border=0)}"
+        """For notebooks: the headline, the summary table, the figure (where matplotlib is installed) and the notes."""
+        try:
+            picture = inline(self.plot())
+        except MissingExtra as missing:
+            picture = f"<p><em>{html.escape(missing.what)} {html.escape(missing.remedy)}</em></p>"
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        table = self.summary().to_html(border=0, na_rep="–", float_format="{:.3g}".format)
+        return f"<p><strong>{html.escape(self.headline())}</strong></p>{table}{picture}<ul>{notes}</ul>"
 
 
 class Method(ABC, Generic[S]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from unisono.errors import MissingExtra
@@ -14,6 +16,13 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK = "#222222"
 FAINT = "#bbbbbb"
+
+
+def inline(figure: Figure) -> str:
+    """The figure as an HTML image that needs no other file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f'<img alt="figure" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode()}">'
 
 
 def ratio_axis(ax: Axes) -> None:
