@@ -165,6 +165,22 @@ def test_the_coordinator_and_a_site_lose_their_memory_while_unmasking(
     opened_once(tmp_path / "run", "odds")
 
 
+def test_a_stored_masked_sum_is_opened_from_the_stored_shares_also_without_a_site_that_has_left(
+    undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator died after everybody had unmasked; when it is back, one site is not. The step needs no new attempt."""
+    patient = study("odds", participation={"on_dropout": "abort"})
+    with monkeypatch.context() as patch:
+        patch.setattr(AggregatorSession, "open", _full_disk)
+        run(patient, tmp_path)
+    run(patient, tmp_path, faults=[Fault("turin", "unmask", seconds=None)])
+    (opened,) = records(tmp_path, "odds", "opened")
+    assert opened.body is not None
+    assert opened.body["recovered"] == ["turin"]
+    assert len([r for r in records(tmp_path, "odds", "attempt") if r.step == 0]) == 1
+    assert estimates(run(patient, tmp_path))["odds"] == undisturbed["odds"]
+
+
 def _full_disk(_: AggregatorSession) -> None:
     raise StorageError("full", rule="durable-storage", remedy="free some")
 

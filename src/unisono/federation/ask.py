@@ -110,7 +110,7 @@ class Ask:
             ask = cls(**{**tree, "sites": tuple(tree["sites"]), "facts": facts, "arguments": list(tree["arguments"])})
             ask.check_types()
             return ask
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolError(
                 f"An ask cannot be read: {error}.",
                 rule="ask-format",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
     body BLOB, body_digest TEXT NOT NULL, hash TEXT NOT NULL)
 """
+_AT_ONCE = 500
 _PATIENCE_S = 1.0
 """How long another process may hold the file before the user is told."""
 
@@ -42,16 +43,42 @@ class Record:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a record is, without its body. In memory and not an index of SQLite's: a damaged index would hide a record,
-    and a hidden `opened` would be asked a second time."""
+    """Where a record is, without its body."""
 
     seq: int
     kind: str
     epoch: int
     step: int
 
-    def fits(self, kind: str, epoch: int | None, step: int | None) -> bool:
-        return self.kind == kind and epoch in (None, self.epoch) and step in (None, self.step)
+
+class _Places:
+    """Where the records are. In memory, and not an index of SQLite's: a damaged index would hide a record, and a hidden
+    `opened` would be asked a second time."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._of_kind: dict[str, list[_Place]] = {}
+        self._of_step: dict[tuple[str, int, int], list[_Place]] = {}
+
+    def add(self, place: _Place) -> None:
+        self.number += 1
+        self._of_kind.setdefault(place.kind, []).append(place)
+        self._of_step.setdefault((place.kind, place.epoch, place.step), []).append(place)
+
+    def find(self, kind: str, epoch: int | None, step: int | None) -> list[_Place]:
+        """Oldest first."""
+        if epoch is not None and step is not None:
+            return self._of_step.get((kind, epoch, step), [])
+        return [
+            p for p in self._of_kind.get(kind, []) if (epoch is None or p.epoch == epoch) and step in (None, p.step)
+        ]
+
+    def may_be_empty(self, place: _Place) -> bool:
+        """Bodies are forgotten for two reasons only: the step was opened, or a snapshot came after it."""
+        pruned = any(s.seq > place.seq for s in self.find("snapshot", place.epoch, None)[-1:])
+        if place.kind == "pending":
+            return pruned or any(o.seq > place.seq for o in self.find("opened", place.epoch, place.step)[-1:])
+        return place.kind == "opened" and pruned
 
 
 class Journal:
@@ -61,7 +88,7 @@ class Journal:
         """read_only: nothing may be written (`JournalError`, rule ``complete-journal``): for verification."""
         self.path = path
         self._read_only = read_only
-        self._places: list[_Place] = []
+        self._places = _Places()
         with storage(path, "journal"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE_S)
@@ -73,7 +100,7 @@ class Journal:
                 self._db.execute("PRAGMA synchronous=FULL")
                 self._db.execute(_SCHEMA)
             self.digest, first = self._verify()
-            begun(path, first, "journal", empty=not self._places)
+            begun(path, first, "journal", empty=self._places.number == 0)
         except BaseException:
             self._db.close()
             raise
@@ -90,7 +117,7 @@ class Journal:
                 rule="complete-journal",
                 remedy="The run is not finished, or was made with another version of the method; run it to its end first.",
             )
-        place = _Place(len(self._places), kind, epoch, step)
+        place = _Place(self._places.number, kind, epoch, step)
         packed = pack(dict(body))
         body_digest = hashlib.sha256(packed).hexdigest()
         link = _link(self.digest, place, body_digest)
@@ -100,39 +127,36 @@ class Journal:
                 (place.seq, kind, epoch, step, packed, body_digest, link),
             )
         self.digest = link
-        self._places.append(place)
+        self._places.add(place)
         if place.seq == 0:
             begun(self.path, link, "journal", empty=False)
         return Record(place.seq, kind, epoch, step, dict(body))
 
     def last(self, kind: str, *, epoch: int | None = None, step: int | None = None) -> Record | None:
         """The newest record of a kind (of an epoch, of a step)."""
-        for place in reversed(self._places):
-            if place.fits(kind, epoch, step):
-                return self._read(place)
-        return None
+        found = self._places.find(kind, epoch, step)
+        return self._read(found[-1]) if found else None
 
     def all(self, kind: str, *, epoch: int | None = None, step: int | None = None) -> list[Record]:
         """The records of a kind, oldest first."""
-        return [self._read(place) for place in self._places if place.fits(kind, epoch, step)]
+        return [self._read(place) for place in self._places.find(kind, epoch, step)]
 
     def prune(self, before: Record, *, from_step: int) -> None:
         """Forget the bodies of sums opened from `from_step` on and before a snapshot; their hashes stay in the chain."""
-        self._empty(
-            p
-            for p in self._places[: before.seq]
-            if p.kind in ("opened", "pending") and p.epoch == before.epoch and p.step >= from_step
-        )
+        found = [p for kind in ("opened", "pending") for p in self._places.find(kind, before.epoch, None)]
+        self._empty(p for p in found if p.step >= from_step and p.seq < before.seq)
 
     def forget_pending(self, epoch: int, step: int) -> None:
         """The accumulated masked sum of a step that was opened is of no more use."""
-        self._empty(p for p in self._places if p.fits("pending", epoch, step))
+        self._empty(self._places.find("pending", epoch, step))
 
-    def _empty(self, places: Any) -> None:
-        with storage(self.path, "journal"):
-            self._db.executemany(
-                "UPDATE records SET body = NULL WHERE seq = ? AND body IS NOT NULL", [(p.seq,) for p in places]
-            )
+    def _empty(self, places: Iterable[_Place]) -> None:
+        seqs = [place.seq for place in places]
+        for at in range(0, len(seqs), _AT_ONCE):
+            some = seqs[at : at + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            with storage(self.path, "journal"):
+                self._db.execute(f"UPDATE records SET body = NULL WHERE seq IN ({marks})", some)  # noqa: S608
 
     def _read(self, place: _Place) -> Record:
         with storage(self.path, "journal"):
@@ -144,8 +168,8 @@ class Journal:
         """Walk the chain; the digests of its last and its first link."""
         link, first, emptied = digest("unisono journal"), "", []
         for row in self._rows():
-            if not _typed(row) or row[0] != len(self._places):
-                raise damaged(self.path, "journal", f"record {len(self._places)} is missing or unreadable")
+            if not _typed(row) or row[0] != self._places.number:
+                raise damaged(self.path, "journal", f"record {self._places.number} is missing or unreadable")
             seq, kind, epoch, step, body, body_digest, stored = row
             place = _Place(seq, kind, epoch, step)
             if body is None:
@@ -156,25 +180,23 @@ class Journal:
             if link != stored:
                 raise damaged(self.path, "journal", f"the chain of hashes breaks at record {seq} ({kind})")
             first = first or link
-            self._places.append(place)
+            self._places.add(place)
         for place in emptied:
-            if not self._may_be_empty(place):
+            if not self._places.may_be_empty(place):
                 raise damaged(self.path, "journal", f"record {place.seq} ({place.kind}) was emptied")
         return link, first
 
-    def _rows(self) -> Any:
+    def _rows(self) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._db.execute("SELECT * FROM records ORDER BY seq")
-        except sqlite3.Error as error:  # it could be opened: whatever stops the reading now is in its bytes
+            # The chain cannot see that its last link is gone; SQLite's pages can.
+            if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("malformed")
+            yield from self._db.execute(
+                "SELECT seq, kind, epoch, step, body, body_digest, hash FROM records ORDER BY seq"
+            )
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # It could be opened: whatever stops the reading now is in its bytes.
             raise damaged(self.path, "journal", "the file is not a readable database") from error
-
-    def _may_be_empty(self, place: _Place) -> bool:
-        """Bodies are forgotten for two reasons only: the step was opened, or a snapshot came after it."""
-        later = self._places[place.seq + 1 :]
-        pruned = any(p.fits("snapshot", place.epoch, None) for p in later)
-        if place.kind == "pending":
-            return pruned or any(p.fits("opened", place.epoch, place.step) for p in later)
-        return place.kind == "opened" and pruned
 
 
 def _typed(row: tuple[Any, ...]) -> bool:

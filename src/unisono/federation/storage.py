@@ -34,6 +34,8 @@ def storage(path: Path, what: str) -> Iterator[None]:
         if any(sign in text for sign in _DAMAGE):
             raise damaged(path, what, "the file is not a readable database") from error
         raise unwritable(path, what, str(error)) from error
+    except UnicodeDecodeError as error:  # what SQLite says of a damaged file may quote its bytes
+        raise damaged(path, what, "the file is not a readable database") from error
     except OSError as error:
         raise unwritable(path, what, error.strerror or str(error)) from error
 

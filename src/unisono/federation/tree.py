@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +50,7 @@ def unpack(data: bytes) -> Tree:
         if data[:4] != _MAGIC:
             raise ValueError("not a packed tree")
         (length,) = struct.unpack("<I", data[4:8])
-        skeleton = json.loads(data[8 : 8 + length], parse_constant=_no_constant)
+        skeleton = json.loads(data[8 : 8 + length], parse_constant=_no_constant, parse_float=_finite)
         return _Reader(data, 8 + length).tree(skeleton)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:
         raise ProtocolError(
@@ -89,6 +90,13 @@ def _skeleton(tree: Tree, arrays: list[np.ndarray[Any, Any]]) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"the number {name}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text}")
+    return value
 
 
 class _Reader:

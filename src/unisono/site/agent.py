@@ -226,7 +226,8 @@ class Site:
         disclosure.enough_for_parameters(cohort.n, method.parameters, self.policy.parameter_fraction)
         fit = (ask.run, ask.study, ask.analysis, ask.method, ask.sites)
         if fit not in self._compared:  # the data is frozen: once a fit is enough
-            near_twins.check(self.state, ask, method, cohort.rows, self.policy)
+            may_leave = admitted.permit.may_leave
+            near_twins.check(self.state, ask, method, cohort.rows, self.policy, may_leave=may_leave)
         tree, leaves = self._part(ask, admitted.worker, cohort)
         vector = exact.encode(tree, leaves)
         if fit not in self._compared:

@@ -21,8 +21,13 @@ from unisono.site.state import SiteState
 Hashes = NDArray[np.uint64]
 
 
-def check(state: SiteState, ask: Ask, method: Method[Any], rows: Hashes, policy: Policy) -> None:
-    """`DisclosureRefusal` if an earlier answer is a near-twin of this ask. Identical cohorts and rosters are no twins."""
+def check(
+    state: SiteState, ask: Ask, method: Method[Any], rows: Hashes, policy: Policy, *, may_leave: bool = False
+) -> None:
+    """`DisclosureRefusal` if an earlier answer is a near-twin of this ask. Identical cohorts and rosters are no twins.
+
+    may_leave: the permit allows the study to go on without a site that left, which shows that site's aggregate.
+    """
     for earlier in state.cohorts(ask.method, _variables(method)):
         patients = differing(earlier.rows, rows)
         if 0 < patients < policy.min_count:
@@ -33,10 +38,9 @@ def check(state: SiteState, ask: Ask, method: Method[Any], rows: Hashes, policy:
                 remedy="Ask on the same cohort again, or on one that differs by more: the difference of two answers would show those few patients.",
             )
         before, now = set(earlier.sites), set(ask.sites)
-        if (earlier.study, earlier.analysis) == (ask.study, ask.analysis) and (before <= now or now <= before):
-            # The same study going on without a site that left: its permit says so, or the ask would not have come here.
-            # Sites may leave one after the other, but not in turns: that would show every one of them.
-            continue
+        same = (earlier.study, earlier.analysis) == (ask.study, ask.analysis)
+        if may_leave and same and (before <= now or now <= before):
+            continue  # sites may leave one after the other, but not in turns: that would show every one of them
         if patients == 0 and 0 < len(before ^ now) < policy.min_sites:
             raise DisclosureRefusal(
                 f"{ask.method!r} over the same variables and patients was answered before with sites that differ by "
@@ -64,6 +68,8 @@ def differing(one: Hashes, other: Hashes) -> int:
 
 
 def _variables(method: Method[Any]) -> str:
-    """Of the cohort step, those of the analysis it opens: an inclusion rule over one more variable is no other question."""
-    names = method.asked if isinstance(method, CohortFlow) else method.variables()
-    return " ".join(sorted(names))
+    """Of the cohort step, those of the analysis it opens: an inclusion rule over one more variable is no other question.
+    Table 1 describes those with missing values too, which the step says in any case: not compared with a model's cohort."""
+    if isinstance(method, CohortFlow):
+        return " ".join([f"{method.target.rows}:", *sorted(method.asked)])
+    return " ".join(sorted(method.variables()))

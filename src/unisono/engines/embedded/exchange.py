@@ -20,7 +20,7 @@ from unisono.site.agent import Site
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong, once.
+    """One thing that goes wrong: once, or once in each analysis if `analysis` is not said.
 
     site: whose. phase: at which message. when: before the message reaches the site, or after it answered.
     occurrence: the how many-eth message of that phase to that site it is, from 1; `analysis` narrows it to one analysis.

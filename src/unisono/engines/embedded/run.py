@@ -124,6 +124,15 @@ def _forget(out: Path, study: Study) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
+def _frozen(name: str, given: SiteData, study: Study) -> Snapshot:
+    """A site's data; what is wrong with it is said with the site's name."""
+    try:
+        return freeze(given.source, given.mapping, study, name)
+    except UnisonoError as error:
+        error.where = f"site {name}" if error.where is None else f"site {name}, {error.where}"
+        raise
+
+
 class _Hospitals:
     """The sites of a run, built from their folders, and built again after a crash."""
 
@@ -133,7 +142,7 @@ class _Hospitals:
         self.settings = settings
         self.homes = {name: Home(out / "sites" / name) for name in sorted(data)}
         self.roster = Roster({name: home.identity().public for name, home in self.homes.items()})
-        self.snapshots = {name: freeze(d.source, d.mapping, study, name) for name, d in sorted(data.items())}
+        self.snapshots = {name: _frozen(name, given, study) for name, given in sorted(data.items())}
         self.sites: dict[str, Site] = {}
 
     def open(self) -> None:
