@@ -18,7 +18,7 @@ from tests.support.engine import SITES, records, run
 from tests.support.methods import EVERY, ROUNDS, Curious, Moody, installed
 from unisono.engines.embedded.run import Fault, Run, SiteData
 from unisono.engines.verify import verify
-from unisono.errors import JournalError, PermitError, PolicyRefusal, ProtocolError
+from unisono.errors import JournalError, MethodError, PermitError, PolicyRefusal, ProtocolError
 from unisono.methods.registry import check
 from unisono.study.document import Study
 from unisono.study.load import load
@@ -167,6 +167,12 @@ def test_a_changed_environment_goes_on_at_a_snapshot(tmp_path: Path, monkeypatch
         run(study, tmp_path / "before")
     assert told.value.rule == "deterministic-replay"
     assert answer(run(study, tmp_path / "after")) == whole
+
+
+def test_two_sums_at_once_are_refused_because_a_replay_could_not_follow_them(tmp_path: Path) -> None:
+    error = run(asked("test-hasty"), tmp_path).outcomes["a"].error
+    assert isinstance(error, MethodError)
+    assert error.rule == "one-step-at-a-time"
 
 
 def test_a_method_that_is_not_deterministic_is_told_when_it_is_replayed(

@@ -292,3 +292,12 @@ def test_nothing_is_answered_after_a_study_was_withdrawn(bench: Bench) -> None:
     refused(bench, ME, Advertise(bench.gradient()), PermitError, "permit-study")
     with pytest.raises(LinkLost):
         bench.send(ME, Mask(ask.slot, session.inbox_for(ME)))
+
+
+def test_a_study_that_would_release_smaller_cells_than_the_policy_allows_is_refused() -> None:
+    small = study(release={"min_sites": 3, "min_count": 5})
+    with pytest.raises(PolicyRefusal) as refusal:
+        Policy().check_study(small)
+    assert refusal.value.rule == "min_count"
+    Policy(min_released=5).check_study(small)
+    simulation_policy().check_study(small)

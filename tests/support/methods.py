@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,7 +163,17 @@ class Wild(Loop):
         return self.result(self.study, self.analysis, {})
 
 
-METHODS: tuple[type[Method[Any]], ...] = (Averages, Loop, Moody, Curious, Wild)
+class Hasty(Loop):
+    """Asks for two sums at once."""
+
+    name = "test-hasty"
+
+    async def run(self, federation: Federation) -> Result:
+        await asyncio.gather(*(federation.sum(self.pull, np.full(2, k)) for k in (0.0, 1.0)))
+        return self.result(self.study, self.analysis, {})
+
+
+METHODS: tuple[type[Method[Any]], ...] = (Averages, Loop, Moody, Curious, Wild, Hasty)
 
 
 @contextmanager

@@ -8,14 +8,15 @@ input is the study's `on_dropout` rule; when lost after it, the site's part coun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from unisono.errors import JournalError, ParticipationError, ProtocolError
+from unisono.errors import JournalError, MethodError, ParticipationError, ProtocolError
 from unisono.federation.ask import WEIGHT, Ask, Operation, leaves_of
 from unisono.federation.contribution import BoundContribution, BoundReceipt, Facts
 from unisono.federation.events import Event, Kind, Observer, nobody
@@ -86,6 +87,7 @@ class Federation:
         left = set(epochs[-1].body["stayed"]) if epochs and epochs[-1].body else set(roster.sites)
         self.sites: tuple[str, ...] = tuple(sorted(left))
         self._step = 0
+        self._busy = False
         self._missing: dict[str, str] = {}  # lost in the last try, with the message at which
         self._away: dict[str, str] = {}  # of these, without a link now
         self.parameters = _parameters(self.sites, study)
@@ -171,7 +173,8 @@ class Federation:
             return leaves, np.asarray(record.body["words"], np.uint64)
         self._notify("step", ask)
         length = exact.length(leaves)
-        opened = await self._until_opened(ask, length)
+        with self._alone(ask):
+            opened = await self._until_opened(ask, length)
         self.journal.write(
             "opened",
             {
@@ -193,6 +196,21 @@ class Federation:
         self._notify("opened", ask, words=length)
         await self._close(ask)
         return leaves, opened.words
+
+    @contextmanager
+    def _alone(self, ask: Ask) -> Iterator[None]:
+        """Steps are in program order: two at once would be numbered by chance, and a replay could not follow."""
+        if self._busy:
+            raise MethodError(
+                f"{ask.method!r} asks for {ask.contribution!r} while another of its sums is open.",
+                rule="one-step-at-a-time",
+                remedy="Await one sum before asking for the next; several leaves can travel in one contribution.",
+            )
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
 
     async def _until_opened(self, ask: Ask, length: int) -> Opened:
         """Attempts, until one opens or the deadline passes."""

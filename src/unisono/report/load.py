@@ -89,7 +89,7 @@ def _analysis(out: Path, study: Study, run: RunRecord, name: str) -> LoadedAnaly
             rule="complete-journal",
             remedy="Report on the whole folder that the run wrote, journals included.",
         )
-    journal = Journal(folder / JOURNAL)
+    journal = Journal(folder / JOURNAL, read_only=True)
     try:
         if record is not None and record.journal_digest != journal.digest:
             raise JournalError(

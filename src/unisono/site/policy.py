@@ -21,6 +21,7 @@ class Policy(BaseModel):
     parameter_fraction: fitted parameters per own patient, at most.
     hide: accepted ways of hiding a sum.
     suppress_own_cells: with ``hide: none``, cells of the site's own counts below `min_count` become 0 before they leave.
+    min_released: patients in a released cell, at least: what a study's `release: min_count` must not go below.
     min_count: for that rule, and how many patients two cohorts asked the same question must differ by.
     operations: what a coordinator may ask; `collect` and `align` are not offered in this version.
     """
@@ -32,6 +33,7 @@ class Policy(BaseModel):
     parameter_fraction: float = Field(default=0.2, gt=0, le=1)
     hide: frozenset[Hide] = SECURE
     suppress_own_cells: bool = True
+    min_released: int = Field(default=10, ge=1)
     min_count: int = Field(default=10, ge=1)
     operations: frozenset[Literal["sum", "mean", "tell"]] = frozenset({"sum", "mean", "tell"})
     methods: frozenset[str] | None = None
@@ -50,6 +52,12 @@ class Policy(BaseModel):
                 f"The study opens sums of {study.release.min_sites} sites; this site's policy asks for {self.min_sites}.",
                 rule="min_sites",
                 remedy=f"Set `release: {{min_sites: {self.min_sites}}}` in the study.",
+            )
+        if study.release.min_count < self.min_released:
+            raise PolicyRefusal(
+                f"The study releases cells of {study.release.min_count} patients; this site's policy asks for {self.min_released}.",
+                rule="min_count",
+                remedy=f"Set `release: {{min_count: {self.min_released}}}` in the study.",
             )
         for name, analysis in study.analyses.items():
             if self.methods is not None and analysis.method not in self.methods:
@@ -84,4 +92,4 @@ class Policy(BaseModel):
 def simulation_policy() -> Policy:
     """For sites that all live in one process (`unisono run`, demo, tests): the person who runs it holds every hospital's
     data already, so an unprotected study may be compared with a protected one. Never a policy for a hospital."""
-    return Policy(hide=frozenset({*SECURE, "none"}), suppress_own_cells=False)
+    return Policy(hide=frozenset({*SECURE, "none"}), suppress_own_cells=False, min_released=1)
