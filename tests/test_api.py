@@ -67,3 +67,21 @@ def test_an_unknown_analysis_names_those_there_are(answer: unisono.StudyResult) 
 def test_without_a_folder_results_go_to_a_temporary_one(frames: dict[str, pd.DataFrame]) -> None:
     answered = unisono.run(lung.DOCUMENT, frames, analyses=["curves"])
     assert (answered.folder / "curves" / "result.json").exists()
+
+
+def test_a_result_says_what_it_found_and_shows_no_patient(
+    answer: unisono.StudyResult, frames: dict[str, pd.DataFrame]
+) -> None:
+    said = repr(answer)
+    assert "the hazard (died)" in said
+    assert len(said) < 2000
+    assert "array(" not in repr(answer.completed)
+
+
+@pytest.mark.parametrize(
+    ("study", "sites"), [(None, {}), (lung.DOCUMENT, [1, 2, 3]), (lung.DOCUMENT, {5: pd.DataFrame()}), ("no.yaml", {})]
+)
+def test_what_is_no_study_or_no_sites_is_said(study: object, sites: object) -> None:
+    with pytest.raises(unisono.UnisonoError) as error:
+        unisono.run(study, sites)  # type: ignore[arg-type]
+    assert error.value.remedy

@@ -240,3 +240,19 @@ def test_no_text_makes_the_reader_stumble(text: str) -> None:
         assert refused.remedy
     else:
         assert made.evaluate(Table({name: np.ones(2) for name in VARIABLES}, 2)).shape == (2,)
+
+
+def test_known_is_true_where_a_variable_has_a_value_and_never_unknown() -> None:
+    table = Table({name: np.array([1.0, np.nan, 0.0]) for name in VARIABLES}, 3)
+    for name in VARIABLES:
+        np.testing.assert_array_equal(Expression.parse(f"known({name})", VARIABLES).evaluate(table), [1.0, 0.0, 1.0])
+        np.testing.assert_array_equal(
+            Expression.parse(f"not known({name})", VARIABLES).evaluate(table), [0.0, 1.0, 0.0]
+        )
+
+
+@pytest.mark.parametrize("text", ["known()", "known(1)", "known(age, age)", "known(age + 1)", "known(agee)"])
+def test_known_takes_one_variable(text: str) -> None:
+    with pytest.raises(StudyError) as refused:
+        Expression.parse(text, VARIABLES)
+    assert refused.value.remedy

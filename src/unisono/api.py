@@ -58,6 +58,14 @@ class StudyResult(Mapping[str, Result]):
         """The self-contained HTML report."""
         return self.folder / "report.html"
 
+    def __repr__(self) -> str:
+        """What was asked and what came back; no data."""
+        said = [
+            f"{name}: {o.answer.result.headline()}" if o.answer is not None else f"{name}: no answer"
+            for name, o in self.completed.outcomes.items()
+        ]
+        return "\n".join([f"StudyResult of {self.completed.study.id!r} in {self.folder}", *said])
+
     def _outcome(self, analysis: str) -> Outcome:
         if analysis not in self.completed.outcomes:
             raise StudyError(
@@ -99,6 +107,12 @@ def run(
     that cannot be answered raises when it is read from the result.
     """
     checked = load(study, check)
+    if not isinstance(sites, Mapping) or not all(isinstance(name, str) for name in sites):
+        raise StudyError(
+            "The sites are not a mapping from names to data.",
+            rule="site-form",
+            remedy='Write unisono.run(study, {"padua": frame, "turin": "turin.csv"}).',
+        )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="unisono-"))
     settings = settings or Settings(analyses=analyses, fresh=fresh)
     completed = run_study(checked, {name: site_data(given) for name, given in sites.items()}, folder, settings)

@@ -19,6 +19,7 @@ Kind = Literal[
     "left",  # a site is left out for good (on_dropout: continue)
     "opened",  # a sum was opened
     "finished",  # the analysis is answered
+    "failed",  # the analysis cannot be answered
 ]
 
 

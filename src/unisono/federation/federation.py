@@ -102,6 +102,11 @@ class Federation:
     def facts(self, facts: Facts) -> None:
         self._facts, self._base = facts, self._step
 
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Sites that were in at first and are out for good (`on_dropout: continue`)."""
+        return tuple(sorted(set(self.roster.sites) - set(self.sites)))
+
     # -- operations ---------------------------------------------------------------------------------------------------
 
     async def sum(self, contribution: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> T:

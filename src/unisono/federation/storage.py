@@ -60,6 +60,12 @@ def in_use(path: Path, what: str) -> StorageError:
 
 def unwritable(path: Path, what: str, reason: str) -> StorageError:
     """The error for a disk that is full or a folder that cannot be written."""
+    if "directory" in reason.lower() or "file exists" in reason.lower():
+        return StorageError(
+            f"The {what} {path} cannot be written: {reason}.",
+            rule="durable-storage",
+            remedy="Name a folder, or one that can be made; a file stands in its way.",
+        )
     return StorageError(
         f"The {what} {path} cannot be written: {reason}.",
         rule="durable-storage",

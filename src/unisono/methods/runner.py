@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unisono.errors import MethodError
 from unisono.federation.federation import Federation, SiteLeft
@@ -14,6 +14,12 @@ from unisono.study.document import Study
 
 PARAMETER_FRACTION = 0.2
 """Fitted parameters per patient of the whole cohort, at most (../shared/design/privacy.md, Disclosure control)."""
+
+_LEFT = (
+    "Left for good, and not in these numbers: {}. Sums had been opened with it before and were opened again without it, so "
+    "whoever sees both, as the coordinator does, can work out its part of those. The study (`on_dropout: continue`) and "
+    "every site's permit allow this."
+)
 
 
 @dataclass(frozen=True)
@@ -44,4 +50,5 @@ async def answer(study: Study, analysis: str, begin: Callable[[], Federation]) -
             result = await method.run(federation)
         except SiteLeft:
             continue
-        return Answer(result, cohort, federation.sites)
+        notes = (*result.notes, *(f"{_LEFT.format(', '.join(federation.left))}" for _ in federation.left[:1]))
+        return Answer(replace(result, notes=notes), cohort, federation.sites)

@@ -21,6 +21,12 @@ class Home:
 
     path: Path
 
+    def make(self) -> None:
+        """The folder, which nobody else on this machine may enter (mode 0700): it holds what the site sent, and keys."""
+        with storage(self.path, "site's folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+
     def identity(self) -> Identity:
         """The site's Ed25519 identity, made on first use."""
         return Identity.from_bytes(self._private("identity.key"))

@@ -74,6 +74,8 @@ class CategoryVariable(Strict):
     def _distinct(cls, levels: list[str]) -> list[str]:
         if len(set(levels)) != len(levels):
             raise ValueError("levels must be distinct")
+        if any(sign in level for level in levels for sign in "[]:"):
+            raise ValueError("a level's name cannot hold [, ] or :, which stand in the names of coefficients")
         return levels
 
     @model_validator(mode="before")

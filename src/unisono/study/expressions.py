@@ -68,6 +68,8 @@ class _Typed:
 _FUNCTIONS: dict[str, Callable[..., Column]] = {
     "abs": np.abs, "log": np.log, "exp": np.exp, "sqrt": np.sqrt, "min": np.minimum, "max": np.maximum,
 }  # fmt: skip
+KNOWN = "known"
+"""``known(age)``: the one function whose argument is a variable and not its value."""
 _ARITHMETIC: dict[type[ast.operator], Callable[..., Column]] = {
     ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide, ast.Pow: np.power,
 }  # fmt: skip
@@ -75,9 +77,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[..., Column]] = {
     ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater, ast.GtE: np.greater_equal,
     ast.Eq: np.equal, ast.NotEq: np.not_equal,
 }  # fmt: skip
-_HELP = (
-    'Allowed: variables, numbers, "levels", + - * / **, comparisons, and, or, not, in [...], abs log exp sqrt min max.'
-)
+_HELP = 'Allowed: variables, numbers, "levels", + - * / **, comparisons, and, or, not, in [...], abs log exp sqrt min max, known(variable).'
 
 
 class _Parser:
@@ -223,12 +223,14 @@ class _Parser:
 
     def _call(self, node: ast.Call, depth: int) -> _Typed:
         name = node.func.id if isinstance(node.func, ast.Name) else "this"
+        if name == KNOWN:
+            return self._known(node)
         if name not in _FUNCTIONS:
             raise self._refusal(
                 node,
                 f"There is no function {name!r}.",
                 "known-functions",
-                did_you_mean(name, list(_FUNCTIONS), "functions"),
+                did_you_mean(name, [*_FUNCTIONS, KNOWN], "functions"),
             )
         several = name in ("min", "max")
         if node.keywords or (len(node.args) < 2 if several else len(node.args) != 1):
@@ -243,6 +245,13 @@ class _Parser:
         for part in parts[1:]:
             least = _number(_FUNCTIONS[name], least, part)
         return least
+
+    def _known(self, node: ast.Call) -> _Typed:
+        """Whether a variable has a value: never unknown itself."""
+        if node.keywords or len(node.args) != 1 or not isinstance(node.args[0], ast.Name):
+            raise self._refusal(node, "known takes one variable.", "expression-syntax", "Write known(age).")
+        part = self._name(node.args[0])
+        return _Typed("boolean", lambda table: (~np.isnan(part.run(table))).astype(np.float64))
 
     def _compare(self, node: ast.Compare, depth: int) -> _Typed:
         """``a < b <= c`` is ``a < b and b <= c``; ``in`` and ``not in`` take a list of constants."""

@@ -117,6 +117,12 @@ def _read(source: Source) -> Document:
         return Document(source.id, source.model_dump(mode="json"))
     if isinstance(source, Mapping):
         return Document("study", _checked(source, ()))
+    if not isinstance(source, str | FilePath):
+        raise StudyError(
+            f"A {type(source).__name__} is not a study.",
+            rule="study-file",
+            remedy="Give the path of a .yaml, .yml or .json file, a mapping, or a Study.",
+        )
     path = FilePath(source)
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise StudyError(

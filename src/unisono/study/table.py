@@ -7,7 +7,7 @@ makes of a hospital's file, and what the methods read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ Column = NDArray[np.float64]
 class Table:
     """Columns of equal length `n`, by variable name."""
 
-    columns: Mapping[str, Column]
+    columns: Mapping[str, Column] = field(repr=False)  # patients do not get into a log by way of a message
     n: int
 
     def __getitem__(self, name: str) -> Column:

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from unisono.engines.embedded.exchange import EmbeddedExchange, Fault
 from unisono.engines.embedded.folder import Folder
+from unisono.engines.embedded.outcome import Outcome, with_remarks
 from unisono.engines.environment import environment
 from unisono.errors import JournalError, ParticipationError, StudyError, UnisonoError
 from unisono.federation.events import Event, Observer, nobody
@@ -38,20 +39,8 @@ from unisono.study.document import Study
 class SiteData:
     """What one site holds: a file (CSV, Parquet) or a DataFrame, and a mapping file where it does not speak the study's words."""
 
-    source: Source
+    source: Source = field(repr=False)  # may be patients
     mapping: Path | str | dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One analysis: its answer, or the error that stopped it; and what its journal holds."""
-
-    analysis: str
-    answer: Answer | None
-    error: UnisonoError | None
-    journal: Path
-    journal_digest: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,7 @@ def _run(study: Study, data: Mapping[str, SiteData], out: Path, settings: Settin
     events: list[Event] = []
     try:
         hospitals.open()
-        outcomes = {name: asyncio.run(hospitals.answer(name, events)) for name in chosen}
+        outcomes = with_remarks(study, {name: asyncio.run(hospitals.answer(name, events)) for name in chosen})
     finally:
         hospitals.close()
     return Run(study, tuple(sorted(data)), out, outcomes, hospitals.snapshots, events)
@@ -120,8 +109,10 @@ def _chosen(study: Study, names: Sequence[str] | None) -> list[str]:
 
 def _forget(out: Path, study: Study) -> None:
     """--fresh: the runs and the simulated sites' memories of this folder."""
-    for name in (*study.analyses, "sites"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    ours = [(name, "journal.db") for name in study.analyses] + [("sites", "*/identity.key")]
+    for name, sign in ours:
+        if any((out / name).glob(sign)):  # a folder of the user's that happens to have the name stays
+            shutil.rmtree(out / name)
 
 
 def _frozen(name: str, given: SiteData, study: Study) -> Snapshot:
@@ -141,6 +132,8 @@ class _Hospitals:
         self.out = out
         self.settings = settings
         self.homes = {name: Home(out / "sites" / name) for name in sorted(data)}
+        for home in self.homes.values():
+            home.make()
         self.roster = Roster({name: home.identity().public for name, home in self.homes.items()})
         self.snapshots = {name: _frozen(name, given, study) for name, given in sorted(data.items())}
         self.sites: dict[str, Site] = {}
@@ -184,8 +177,9 @@ class _Hospitals:
             )
             if found is not None and journal.last("finished") is None:
                 journal.write("finished", {"sites": list(found.sites)})
-            observe(Event("finished", analysis, seconds=asyncio.get_running_loop().time() - began))
-            return Outcome(analysis, found, error, path, journal.digest, asyncio.get_running_loop().time() - began)
+            seconds = asyncio.get_running_loop().time() - began
+            observe(Event("finished" if error is None else "failed", analysis, seconds=seconds))
+            return Outcome(analysis, found, error, path, journal.digest, seconds)
         finally:
             exchange.close()
             journal.close()

@@ -55,11 +55,13 @@ def threshold(n: int, colluding: int, min_sites: int) -> Parameters:
     least = _least(t, colluding, min_sites)
     if least > n:
         more = next(m for m in range(n + 1, n + colluding + min_sites + 3) if _drops(m, colluding, min_sites) >= 0) - n
+        fewer = _drops(n, 0, min_sites) >= 0 and colluding > 0
         raise ProtocolError(
             f"{_plural(n, 'site')} cannot add up without showing a part: with {_plural(colluding, 'colluder')} and at "
             f"least {_plural(min_sites, 'site')} in a sum, {least} must stay.",
             rule="federation-too-small",
-            remedy=f"Invite {_plural(more, 'more site')}, or assume fewer colluders (protection: colluding).",
+            remedy=f"Invite {_plural(more, 'more site')}"
+            + (", or assume fewer colluders (protection: colluding)." if fewer else "."),
         )
     return Parameters(n, colluding, min_sites, t, n - least)
 
