@@ -24,6 +24,7 @@ from unisono.federation.contribution import BoundContribution
 from unisono.methods.registry import build, check
 from unisono.methods.survival.concordance import pairs
 from unisono.methods.survival.cox import CoxRegression, CoxSpec
+from unisono.methods.survival.cox_checks import ph_advice
 from unisono.methods.survival.cox_result import CoxResult
 from unisono.methods.survival.partial_likelihood import (
     event_weight,
@@ -301,6 +302,41 @@ def test_the_check_of_proportional_hazards_is_the_pooled_score_test(baseline: st
         assert row["p"] == pytest.approx(chi2.sf(statistic, len(js)), rel=1e-5)
 
 
+def crossing(n: int = 400) -> pd.DataFrame:
+    """Patients whose treatment helps early and harms late."""
+    rng = np.random.default_rng(0)
+    data = simulated(12, n)[1]
+    treated = data["treated"] == 1
+    data["time"] = np.where(treated, rng.integers(20, 30, n), rng.integers(1, 40, n)).astype(float)
+    return data.assign(died=1.0)
+
+
+def test_a_failed_check_of_proportional_hazards_is_a_note_that_names_the_covariate() -> None:
+    study, data = simulated(12)[0], crossing()
+    result = fit(month(study, covariates=["age", "treated"]), lung.tables(data))
+    assert result.ph_check.loc["treated", "p"] < 0.001
+    assert result.ph_check.loc["age", "p"] > 0.05
+    assert (
+        "The hazard ratio of treated may change with time (p < 0.001): one number is an average over time."
+        in result.notes
+    )
+    assert not any("change with time" in note for note in on_lung(covariates=["age", "sex"]).notes)
+
+
+def test_notes_of_the_check_name_every_covariate_or_say_that_none_stands_out() -> None:
+    def said(**p: float | None) -> list[str]:
+        return ph_advice(lung.study(), [{"name": name, "p": value} for name, value in p.items()])
+
+    assert said(age=0.2, sex=None, **{"global": 0.06}) == []
+    both = said(age=0.012, sex=0.0001, ecog=0.5, **{"global": 0.3})
+    assert both == [
+        "The hazard ratios of age (p = 0.012) and sex (p < 0.001) may change with time: "
+        "one number for each is an average over time."
+    ]
+    (alone,) = said(age=0.2, sex=0.3, **{"global": 0.03})
+    assert "no covariate stands out" in alone and "p = 0.030" in alone
+
+
 def test_the_check_can_be_on_the_logarithm_of_time_or_left_out() -> None:
     assert on_lung(ph_check="log").estimates["ph_check"]["transform"] == "log"
     assert on_lung(ph_check="none").ph_check.empty
@@ -504,7 +540,7 @@ def test_collinear_covariates_are_named(baseline: str) -> None:
     ("change", "rule"),
     [
         ({"died": 0.0}, "no-events"),
-        ({"died": [1.0, 1.0, 1.0]}, "parameters-against-events"),
+        ({"died": [1.0] * 9}, "few-events"),
         ({"sex": [1.0] * 9}, "rare-level"),
     ],
 )
@@ -514,6 +550,24 @@ def test_too_little_to_fit_is_explained(change: dict[str, Any], rule: str) -> No
         values = value if isinstance(value, list) else [value]
         data[name] = [*values, *[0.0] * (len(data) - len(values))]
     assert refused(cox(lung.study()), data).rule == rule
+
+
+def test_more_coefficients_than_events_are_refused() -> None:
+    data = lung.frame().assign(died=0.0)
+    data.loc[:2, "died"] = 1.0
+    study = lung.study(release={"min_sites": 3, "min_count": 2})
+    assert refused(cox(study), data).rule == "parameters-against-events"
+
+
+def test_few_events_are_refused_without_saying_how_few() -> None:
+    errors = []
+    for events in (4, 9):
+        data = lung.frame().assign(died=0.0)
+        data.loc[: events - 1, "died"] = 1.0
+        errors.append(refused(cox(lung.study(), covariates=["age"]), data))
+    assert errors[0].rule == "few-events"
+    assert str(errors[0]) == str(errors[1])
+    assert "Fewer than 10 patients had the event 'died'" in errors[0].what
 
 
 def test_more_coefficients_than_a_fifth_of_the_patients_are_refused() -> None:
@@ -527,6 +581,28 @@ def test_declared_bounds_a_thousand_times_too_wide_are_named_as_the_reason() -> 
     assert error.rule == "monotone-likelihood"
     assert "ecog" in error.what
     assert "declare them tighter" in error.remedy
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("bounds", [(0, 1e300), (-1e12, 1e12), (0, 2e7)])
+def test_absurdly_wide_declared_bounds_are_named_and_not_the_baseline(
+    baseline: str, bounds: tuple[float, float]
+) -> None:
+    wide = {"type": "number", "unit": "a", "min": bounds[0], "max": bounds[1]}
+    study = lung.study(variables={**lung.DOCUMENT["variables"], "age": wide})
+    error = refused(cox(study, baseline=baseline), lung.frame())
+    assert error.rule == "declared-bounds"
+    assert "The declared min/max of age are far too wide" in error.remedy
+    assert "baseline" not in error.remedy
+    assert "sex" not in error.what
+
+
+def test_bounds_that_leave_a_spread_but_no_room_for_the_coefficient_are_named() -> None:
+    wide = {"type": "integer", "min": 0, "max": 100_000}
+    study = lung.study(variables={**lung.DOCUMENT["variables"], "ecog": wide})
+    error = refused(cox(study), lung.frame())
+    assert error.rule == "declared-bounds"
+    assert "The declared min/max of ecog are far too wide" in error.remedy
 
 
 def test_a_common_baseline_says_when_wide_bounds_leave_no_digits() -> None:
@@ -563,9 +639,19 @@ def test_what_does_not_fit_the_study_is_reported_with_its_place(
 # -- the result ------------------------------------------------------------------------------------------------------------------------
 
 
+def assert_plain(value: object) -> None:
+    """Nothing but what JSON has: no numpy number hides in the estimates."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            assert_plain(part)
+    else:
+        assert type(value) in (int, float, str, bool, type(None)), type(value)
+
+
 def test_the_result_is_rebuilt_from_its_stored_estimates() -> None:
     result = on_lung(at=[364])
     stored = json.loads(json.dumps(result.estimates, allow_nan=False))
+    assert_plain(result.estimates)
     again = CoxRegression.result(result.study, "effect", stored, notes=result.notes)
     assert again == result
     pd.testing.assert_frame_equal(again.summary(), result.summary())
@@ -581,6 +667,21 @@ def test_the_headline_says_direction_reference_and_p() -> None:
     assert "0.000" not in about_age + about_sex
 
 
+def test_the_headline_says_where_the_effect_holds_when_it_interacts() -> None:
+    crossed = on_lung(covariates=["sex", "age", "ecog", "sex:age"]).headline()
+    assert ", adjusted for age and ecog, at the reference (or 0) of age, in 226 patients." in crossed
+    assert "at the reference" not in on_lung(covariates=["sex", "age", "ecog", "age:ecog"]).headline()
+
+
+def test_headline_and_figure_speak_of_variables_by_their_labels() -> None:
+    sex = {"type": "category", "levels": ["male", "female"], "label": "sex at birth"}
+    study = lung.study(variables={**lung.DOCUMENT["variables"], "sex": sex})
+    result = fit(cox(study, covariates=["sex", "age"]), lung.tables(lung.frame()))
+    assert result.headline().startswith("For sex at birth female (against male)")
+    (ax,) = result.plot().axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["sex at birth: female", "age, per year"]
+
+
 def test_the_baseline_and_its_meaning_are_always_said() -> None:
     assert any("own baseline hazard (stratified)" in note for note in on_lung().notes)
     assert any("the coordinator saw sums" in note for note in on_lung(baseline="common").notes)
@@ -588,7 +689,7 @@ def test_the_baseline_and_its_meaning_are_always_said() -> None:
 
 def test_the_figure_has_a_row_for_each_coefficient() -> None:
     (ax,) = on_lung().plot().axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["age", "sex[female]", "ecog"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["age, per year", "sex: female", "ecog, per 1"]
 
 
 def test_lung_by_the_public_helper_has_no_problems_and_is_found_by_its_name() -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.support import lung
 from tests.support.plain import answer
 from unisono.methods.registry import build, check
-from unisono.methods.statistics.describe import Describe
-from unisono.methods.statistics.describe_result import DescribeResult
+from unisono.methods.statistics.describe import Bins, Describe
+from unisono.methods.statistics.describe_result import DescribeResult, say_quantile
 from unisono.methods.statistics.suppression import hide_cells, hide_groups, hide_values
-from unisono.study.document import Study
+from unisono.study.document import NumberVariable, Study
 from unisono.study.table import Table, stack
 
 VARIABLES = {
@@ -59,6 +59,15 @@ def patients(seed: int, n: int, gaps: float = 0.1) -> list[Table]:
     return [Table({k: v[where == s] for k, v in columns.items()}, int((where == s).sum())) for s in range(3)]
 
 
+def assert_plain(value: object) -> None:
+    """Nothing but what JSON has: no numpy number hides in the estimates."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            assert_plain(part)
+    else:
+        assert type(value) in (int, float, str, bool, type(None)), type(value)
+
+
 def run(document: Study, tables: list[Table]) -> DescribeResult:
     assert check(document) == []
     method = build(document, "one")
@@ -66,6 +75,7 @@ def run(document: Study, tables: list[Table]) -> DescribeResult:
     result = answer(method, tables)
     assert isinstance(result, DescribeResult)
     json.dumps(result.estimates, allow_nan=False)
+    assert_plain(result.estimates)
     return result
 
 
@@ -93,7 +103,8 @@ def test_means_deviations_and_counts_equal_pandas_on_the_pooled_patients(seed: i
                 assert entry["mean"] == pytest.approx(column.mean(), rel=1e-9, abs=1e-9)
                 for q, value in entry["quantiles"].items():
                     if value is not None:
-                        assert abs(value - np.quantile(column, float(q))) <= entry["width"] + 1e-9
+                        way = "linear" if entry["width"] else "inverted_cdf"
+                        assert abs(value - np.quantile(column, float(q), method=way)) <= entry["width"] + 1e-9
             if len(column) > 1:
                 half = (VARIABLES[name]["max"] - VARIABLES[name]["min"]) / 2
                 noise = 1e-13 * n / (len(column) - 1)  # the encoding's, in the variance of the scaled values
@@ -112,7 +123,49 @@ def test_quantiles_of_an_integer_with_a_bin_for_each_value_are_exact() -> None:
     falls = stack(tables)["falls"]
     assert entry["width"] == 0.0
     for q, value in entry["quantiles"].items():
-        assert value == pytest.approx(np.nanquantile(falls, float(q)))
+        assert value == np.nanquantile(falls, float(q), method="inverted_cdf")
+
+
+@pytest.mark.parametrize(("bins", "top", "number"), [(2, 199, 200), (50, 20, 21), (50, 200, 41), (7, 30000, 7)])
+def test_an_integer_of_few_values_has_a_bin_for_each_and_of_many_has_bins_of_whole_width(
+    bins: int, top: int, number: int
+) -> None:
+    made = Bins.of(NumberVariable(type="integer", min=0, max=top), bins)
+    assert made.number == number
+    assert made.exact == (top < 200)
+    assert made.width == int(made.width)
+    assert made.edges[-1] > top
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(st.integers(0, 20), min_size=1, max_size=60), q=st.floats(0.01, 0.99))
+def test_a_quantile_of_an_integer_is_one_of_its_values(values: list[int], q: float) -> None:
+    made = Bins.of(NumberVariable(type="integer", min=0, max=20), 5)
+    found = made.quantile(np.bincount(made.index(np.array(values, float)), minlength=made.number), q)
+    assert found in values
+    assert np.mean(np.array(values) <= found) >= q - 1e-9
+    assert np.mean(np.array(values) < found) <= q + 1e-9
+
+
+def test_a_quantile_of_an_integer_in_wide_bins_is_never_above_its_declared_maximum() -> None:
+    made = Bins.of(NumberVariable(type="integer", min=0, max=1000), 8)
+    assert made.edges[-1] > 1000.5
+    assert made.quantile(np.array([0, 0, 0, 0, 0, 0, 0, 100]), 0.999) == 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "width", "said"),
+    [
+        (45.2, 1.44, "45"),
+        (45.26, 0.1, "45.3"),
+        (45.0, 0.0, "45"),
+        (14523.4, 600.0, "15000"),
+        (0.01234, 0.001, "0.012"),
+        (-0.3, 1.0, "0"),
+    ],
+)
+def test_a_quantile_is_printed_with_the_digits_that_its_bins_support(value: float, width: float, said: str) -> None:
+    assert say_quantile(value, width) == said
 
 
 def test_a_quantile_with_few_patients_beyond_it_is_not_reported() -> None:
@@ -167,6 +220,13 @@ def test_no_small_cell_follows_from_the_shown_cells_and_totals_by_linear_algebra
                 assert blank[i, j]
                 known = np.linalg.matrix_rank(np.vstack([system, np.eye(r * g + r)[i * g + j]])) == rank
                 assert not known, (cells, blank, overall)
+
+
+def test_a_small_cell_that_follows_from_two_rows_and_two_columns_together_is_protected() -> None:
+    cells = np.array([[0, 0, 2, 8], [0, 1, 8, 2], [0, 5, 0, 0], [0, 5, 0, 0]])
+    blank, overall = hide_cells(cells, hide_groups(cells.sum(axis=0), 10), 10)
+    assert overall[1]  # else: rows 0 and 1 less columns 2 and 3 are the one patient of row 1, column 1
+    assert blank[1, 1]
 
 
 def test_small_cells_are_blank_in_the_estimates_and_said_as_less_than_ten() -> None:

@@ -17,6 +17,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from tests.support import lung
 from tests.support.plain import PlainFederation, answer
 from unisono.errors import MethodError
+from unisono.methods.design import column_labels, say_adjusted
+from unisono.methods.figures import ratio_ticks
 from unisono.methods.newton import covariance, solve_information
 from unisono.methods.registry import build, check
 from unisono.methods.statistics.glm import GeneralisedLinearModel
@@ -364,12 +366,58 @@ def test_the_headline_says_direction_reference_and_interval() -> None:
     assert list(result.summary().columns) == ["odds ratio", "95% CI", "p"]
 
 
+def assert_plain(value: object) -> None:
+    """Nothing but what JSON has: no numpy number hides in the estimates."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            assert_plain(part)
+    else:
+        assert type(value) in (int, float, str, bool, type(None)), type(value)
+
+
 def test_the_result_is_rebuilt_from_its_estimates_and_drawn() -> None:
     result = fit(study("poisson"), patients())
     again = GeneralisedLinearModel.result(result.study, "effect", json.loads(json.dumps(result.estimates)))
     assert again.summary().equals(result.summary())
     assert again.headline() == result.headline()
-    assert again.plot().axes[0].get_xscale() == "log"
+    assert_plain(result.estimates)
+    (ax,) = again.plot().axes
+    assert ax.get_xscale() == "log"
+    labels = column_labels(result.study, result.study.analyses["effect"].parameters["covariates"])
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(labels.values())
+
+
+def test_labels_of_columns_are_those_of_the_study() -> None:
+    age = {"type": "number", "unit": "a", "min": 18, "max": 100, "label": "age at entry"}
+    document = lung.study(variables={**lung.DOCUMENT["variables"], "age": age})
+    assert column_labels(document, ["age", "sex", "age:sex", "weight_loss"]) == {
+        "age": "age at entry, per year",
+        "sex[female]": "sex: female",
+        "age:sex[female]": "age at entry, per year × sex: female",
+        "weight_loss": "weight_loss, per 1 kg",
+    }
+
+
+def test_the_headline_says_where_the_effect_holds_when_it_interacts() -> None:
+    said = say_adjusted(lung.study(), ["sex", "age", "ecog", "sex:age"])
+    assert said == ", adjusted for age and ecog, at the reference (or 0) of age"
+    assert say_adjusted(lung.study(), ["sex"]) == ""
+
+
+@settings(max_examples=100, deadline=None)
+@given(low=st.floats(1e-6, 1.0), factor=st.floats(1.02, 1e9))
+def test_the_axis_of_ratios_has_a_handful_of_round_ticks_within_it(low: float, factor: float) -> None:
+    high = low * factor
+    ticks = ratio_ticks(low, high)
+    assert 2 <= len(ticks) <= 9
+    assert ticks == sorted(set(ticks))
+    assert all(low * (1 - 1e-6) <= tick <= high * (1 + 1e-6) for tick in ticks)
+
+
+def test_the_axis_of_ratios_does_not_crowd_one() -> None:
+    assert ratio_ticks(0.3, 6.0) == [0.5, 1.0, 2.0, 5.0]
+    assert ratio_ticks(0.38, 1.12) == pytest.approx([0.4, 0.6, 0.8, 1.0])
+    assert ratio_ticks(0.985, 1.032) == pytest.approx([0.99, 1.0, 1.01, 1.02, 1.03])
 
 
 def test_overdispersed_counts_carry_a_note() -> None:

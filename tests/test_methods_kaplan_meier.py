@@ -167,6 +167,61 @@ def test_between_two_shown_points_nobody_or_enough_patients_changed(
         before = k
 
 
+def test_times_of_the_study_come_before_round_times_and_those_before_the_datas_own_steps() -> None:
+    changes = np.array([0.0, *[4.0] * 8, 60.0])
+    counts = Counts(changes, number_at_risk(changes), 10)
+    assert shown(counts, [4, 9], [0, 3, 5, 8])[1] == {0, 4, 9}
+    assert shown(counts, [], [0, 3, 5, 8])[1] == {0, 5, 8}
+    assert shown(counts, [9], [])[0][-1] == 9
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    exits=st.lists(st.integers(0, 9), min_size=5, max_size=40),
+    wanted=st.sets(st.integers(0, 39), max_size=5),
+    ticks=st.sets(st.integers(0, 39), max_size=8),
+)
+def test_no_round_time_takes_the_place_of_a_time_of_the_study(
+    exits: list[int], wanted: set[int], ticks: set[int]
+) -> None:
+    counts = Counts(np.array(exits, float), number_at_risk(np.array(exits, float)), 5)
+    wanted, ticks = ({k for k in some if k < len(exits)} for some in (wanted, ticks))
+    _, alone = shown(counts, wanted)
+    points, fixed = shown(counts, wanted, ticks)
+    assert alone <= fixed <= (wanted | ticks) & set(points)
+    assert wanted & fixed - ticks <= alone
+    before = -1
+    for k in points:
+        assert counts.between(before, k, none_too=k in fixed)
+        before = k
+
+
+def test_a_last_time_where_everybody_leaves_is_shown_if_enough_were_at_risk() -> None:
+    time = np.r_[np.repeat(7.0 * np.arange(1, 53), 1), np.full(60, 364.0)]
+    table = Table({"time": time, "died": (time < 364).astype(float)}, len(time))
+    (group,) = answer(method(lung_study(), by=None, at=[180, 364]), [table]).estimates["groups"]
+    pooled = KaplanMeierFitter().fit(time, time < 364).survival_function_at_times([180, 364])
+    assert [row["survival"] for row in group["at"]] == pytest.approx(list(pooled))
+    assert group["curve"]["time"][-1] == 364
+
+
+def test_the_note_says_why_a_time_is_not_shown() -> None:
+    notes = on_lung(at=[182, 189, 1000]).notes
+    too_near = "fewer than 10 patients changed between it and a neighbouring shown time (or the start)."
+    assert f"female: survival at 189 d is not shown: {too_near}" in notes
+    assert "female: survival at 1000 d is not shown: fewer than 10 patients were at risk." in notes
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_all_times_are_0_the_figure_is_drawn_and_a_note_says_so() -> None:
+    table = Table({"time": np.zeros(60), "died": np.repeat([0.0, 1.0], 30)}, 60)
+    result = answer(method(lung_study(), by=None), [table])
+    assert any("All times are 0 on this grid" in note for note in result.notes)
+    low, high = result.plot().axes[0].get_xlim()
+    assert low < 0 < high
+    assert not any("All times are 0" in note for note in on_lung().notes)
+
+
 def test_a_curve_never_goes_on_where_fewer_than_min_count_are_at_risk() -> None:
     curve = on_lung().curve
     assert curve["at_risk"].min() >= 10
@@ -276,9 +331,19 @@ def test_what_does_not_fit_the_study_is_reported_with_its_place(
     assert (path, rule) in [(p.path, p.rule) for p in spec.problems(lung_study())]
 
 
+def assert_plain(value: object) -> None:
+    """Nothing but what JSON has: no numpy number hides in the estimates."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            assert_plain(part)
+    else:
+        assert type(value) in (int, float, str, bool, type(None)), type(value)
+
+
 def test_the_result_is_rebuilt_from_its_stored_estimates() -> None:
     result = on_lung(at=[180])
     stored = json.loads(json.dumps(result.estimates, allow_nan=False))
+    assert_plain(result.estimates)
     again = KaplanMeier.result(result.study, "curves", stored, notes=result.notes)
     assert again == result
     assert again.headline() == result.headline()

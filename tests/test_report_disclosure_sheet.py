@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,22 @@ def test_each_sum_says_what_became_of_each_site(journal: Journal) -> None:
     taken = sums_taken(journal, lung.SITES)
     assert [t.parts["turin"] for t in taken] == ["recovered", "counted", "counted"]
     assert [t.parts["leiden"] for t in taken] == ["counted", "counted", "waited"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 110])
+def test_a_narrow_sheet_has_fewer_columns_and_cuts_nothing(width: int) -> None:
+    rows = sheet.planned(lung.study())
+    text = sheet.text(sheet.planned_table(rows, width), width=width)
+    assert "…" not in text
+    assert ("Left out here: " in text) is (width < 110)
+    assert ("bytes" in text.splitlines()[2]) is (width >= 110)
+    said = Counter(c for c in text if c.isalpha())  # folded words keep their letters
+    for letter, n in Counter(c for row in rows for c in row.leaf + row.meaning if c.isalpha()).items():
+        assert said[letter] >= n
+
+
+def test_the_sheet_as_csv_has_every_leaf() -> None:
+    rows = sheet.planned(lung.study())
+    lines = sheet.csv_text(rows).splitlines()
+    assert lines[0].startswith("analysis,contribution,leaf,rule,shape,bytes,times")
+    assert len(lines) == len(rows) + 1

@@ -13,15 +13,14 @@ import pytest
 
 from tests.support import reported
 from tests.support.lung import SITES
-from unisono.engines.embedded.run import Run
+from unisono.engines.embedded.run import Fault, Run
 from unisono.errors import JournalError, StorageError, StudyError
-from unisono.report import audience, html
+from unisono.report import answers, audience, html
 from unisono.report.comparison import Comparison
-from unisono.report.disclosure_sheet import actual_table, planned
+from unisono.report.disclosure_sheet import planned
 from unisono.report.files import write
 from unisono.report.load import load
 from unisono.report.run_record import RunRecord
-from unisono.report.terminal import answer_panel, comparison_table, error_panel, summary_table
 from unisono.study.load import load as load_study
 
 COMPARISON = Comparison(
@@ -354,52 +353,77 @@ def test_without_protection_no_hospitals_part_is_repeated(tmp_path: Path) -> Non
     text = words((run.out / "report.html").read_text("utf-8"))
     assert "Nothing hid the hospitals' parts in this run" in text
     assert "It is not repeated here" in text
+    assert "sent in the clear" in text
+    assert "semi-honest" not in text
+    assert "sealed shares" not in text
 
 
-# -- the terminal -------------------------------------------------------------------------------------------------------
+def test_curves_without_groups_are_reported(tmp_path: Path) -> None:
+    alone = {k: v for k, v in reported.ANALYSES["curves"].items() if k != "by"}
+    run = reported.run(tmp_path / "out", reported.study(analyses={"alone": alone}))
+    written = write(run)
+    assert written.notes == ()
+    text = words((run.out / "report.html").read_text("utf-8"))
+    assert "all patients" in text
+    assert "Log-rank" not in text
+    assert "steps between them are not shown where they would be of fewer than 10 patients" in text
 
 
-def shown(renderable: object) -> str:
-    from rich.console import Console
+def test_an_analysis_that_cannot_be_shown_leaves_the_others_as_they_are(
+    completed: Run, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise TypeError("61.5")  # could be a patient's value
 
-    console = Console(width=120, record=True, file=None, force_terminal=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    return captured.get()
-
-
-def test_the_answer_panel_has_headline_table_notes_and_who_answered(completed: Run) -> None:
-    text = shown(answer_panel(completed.outcomes["effect"]))
-    assert headline(completed, "effect")[:60] in text
-    assert "sex[female]" in text
-    assert "< 0.001" in text
-    assert "4 hospitals, 226 patients" in text
-    assert "- Each hospital has its own baseline hazard" in text
-
-
-def test_the_answer_panel_of_a_failed_analysis_says_what_rule_and_remedy(completed: Run) -> None:
-    text = shown(answer_panel(completed.outcomes["twice"]))
-    assert "twice: no answer" in text
-    assert "collinearity" in text
-    assert "Leave one of them out" in text
+    monkeypatch.setattr("unisono.methods.survival.cox.CoxResult.plot", broken)
+    monkeypatch.setattr("unisono.methods.survival.cox.CoxResult.summary", broken)
+    monkeypatch.setitem(answers._VIEWS, "kaplan-meier", broken)
+    (copy / "FILES.md").unlink()
+    written = write(Run(completed.study, completed.sites, copy, completed.outcomes, completed.snapshots, []))
+    assert written.report is not None
+    assert [re.findall("“(.*?)”", note) for note in written.notes] == [["effect"], ["effect"]]
+    assert all("TypeError" in note and "61.5" not in note for note in written.notes)
+    text = words((copy / "report.html").read_text("utf-8"))
+    assert "Its figure could not be drawn" in text
+    assert "its tables could not be laid out" in text
+    assert "Odds ratios." in text
+    assert "61.5" not in text
+    assert (copy / "FILES.md").exists()
+    assert (copy / "effect" / "result.json").exists()
 
 
-def test_tables_show_a_dash_where_there_is_no_number(completed: Run) -> None:
-    outcome = completed.outcomes["patients"].answer
-    assert outcome is not None
-    assert "226" in shown(summary_table(outcome.result))
-    text = shown(comparison_table(COMPARISON))
-    assert "median" in text
-    assert "–" in text
-    assert "Largest relative difference: 0" in text
+def test_a_report_that_fails_as_a_whole_leaves_results_and_list_of_files(
+    completed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("unisono.report.html.checks_and_limits", broken)
+    copied = tmp_path / "out"
+    shutil.copytree(completed.out, copied, ignore=shutil.ignore_patterns("report.html", "FILES.md"))
+    written = write(Run(completed.study, completed.sites, copied, completed.outcomes, completed.snapshots, []))
+    assert written.report is None
+    assert "unisono report" in written.notes[0]
+    assert (copied / "FILES.md").exists()
 
 
-def test_markup_in_an_error_is_shown_as_it_is() -> None:
-    text = shown(error_panel(StudyError("Unknown [bold]x[/].", rule="r", remedy="Do [/this].", where="study.yaml:3")))
-    assert "study.yaml:3: Unknown [bold]x[/]." in text
-    assert "Do [/this]." in text
-
-
-def test_the_actual_sheet_prints_in_a_terminal(completed: Run) -> None:
-    text = shown(actual_table(load(completed.out).analyses[1].sheet))
-    assert "kaplan-meier.counts" in text
+def test_a_hospital_that_left_is_named_and_every_analysis_says_how_many_it_has(tmp_path: Path) -> None:
+    asked = reported.study(
+        participation={"on_dropout": "continue", "deadline": "1 s"},
+        analyses={"odds": reported.ANALYSES["odds"], "effect": {**reported.ANALYSES["effect"], "grid": reported.GRID}},
+    )
+    gone = Fault("leiden", "mask", analysis="effect", occurrence=3, seconds=None)
+    run = reported.run(tmp_path / "out", asked, faults=(gone,))
+    assert run.outcomes["effect"].error is None
+    write(run)
+    page = (run.out / "report.html").read_text("utf-8")
+    text = words(page)
+    assert "3 hospitals" in text
+    assert "leiden left before the end of “effect” and is not in its numbers." in text
+    assert "Hospitals in each analysis: 4 in “odds”; 3 in “effect”." in text
+    for phrase in ("Threshold of 4", "Threshold of 3", "In words, with 3"):
+        assert phrase in text
+    result = run.outcomes["effect"].answer
+    assert result is not None
+    clinical = text[: text.index("For the privacy officer")]
+    assert all(note in clinical for note in result.result.notes)

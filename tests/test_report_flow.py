@@ -58,7 +58,9 @@ def test_an_imputation_is_stated_with_its_value() -> None:
         "patients": 300,
         "imputed": {"ecog": {"rule": "mean", "value": 0.954}},
     }
-    said = " ".join(flow_of(study, estimates).sentences)
+    flow = flow_of(study, estimates)
+    assert flow.steps[1].label == "With a value of every variable of the analysis, after filling in missing values"
+    said = " ".join(flow.sentences)
     assert "the mean over all hospitals was filled in (0.95" in said
     assert "without a value of age were left out" in said
 

@@ -102,6 +102,19 @@ def test_ragged_rows_are_refused_by_number_and_without_their_content(tmp_path: P
     assert "secret" not in str(error)
 
 
+def test_rows_of_another_length_are_counted_with_the_blank_lines_before_them(tmp_path: Path) -> None:
+    error = refusal(written(tmp_path, "\na,b\n\n1,2\n\n3,4,5\n6,7\n8,9,0\n"))
+    assert "in rows 6, 8 (the header is row 2; row 6 has 3 fields)" in error.what
+
+
+def test_another_encoding_is_named_for_the_mapping_and_for_the_command(tmp_path: Path) -> None:
+    path = written(tmp_path, "größe,sex\n180,m\n".encode("cp1252"))
+    error = refusal(path)
+    assert "encoding: cp1252" in error.remedy
+    assert "--encoding cp1252" in error.remedy
+    assert read(path, FileFormat(encoding="cp1252")).names == ("größe", "sex")
+
+
 def test_a_quotation_mark_that_is_never_closed_is_refused_and_swallows_no_row(tmp_path: Path) -> None:
     assert refusal(written(tmp_path, 'a,b\n1,"x\n2,y\n')).rule == "closed-quotes"
 

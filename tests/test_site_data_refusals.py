@@ -67,6 +67,23 @@ def test_text_in_a_number_names_rows_and_not_what_is_there(tmp_path: Path) -> No
     assert "n0t" not in str(error)
 
 
+def test_blank_lines_count_as_rows_as_in_a_spreadsheet(tmp_path: Path) -> None:
+    study = Study.model_validate(
+        {"unisono": 1, "id": "s", "question": "?", "variables": {"x": AGE}, "analyses": {"a": {"method": "describe"}}}
+    )
+    path = tmp_path / "padua.csv"
+    path.write_text('\nid,x\n\na,61\n\n"b\nb",old\nc,62\n\nd,older\n', "utf-8")
+    with pytest.raises(DataError) as caught:
+        harmonise(read(path), load(None, study), study, "padua")
+    assert "rows 6, 9 (2 of 4 rows; the header is row 2)" in caught.value.what
+
+
+def test_values_that_are_right_call_for_wider_bounds_before_another_unit() -> None:
+    error = refusal(np.linspace(5, 52, 50), {"type": "number", "unit": "wk", "min": 0, "max": 20})
+    assert error.rule == "plausible-units"
+    assert error.remedy.startswith("If the values are right, widen `min` and `max`")
+
+
 def test_many_rows_are_counted_and_few_shown() -> None:
     error = refusal(["61"] * 3 + ["x"] * 500, AGE)
     assert "rows 4, 5, 6, 7, 8 and 495 more (500 of 503 rows)" in error.what
@@ -126,6 +143,8 @@ def test_wrong_units_are_suspected_and_the_fitting_one_named(
     error = refusal(values, variable, entry)
     assert error.rule == "plausible-units"
     assert f"'{suggested}'" in error.remedy
+    assert error.remedy.index("widen") < error.remedy.index("Only if the column really is in another unit")
+    assert "?." not in error.what
 
 
 def test_wrong_units_are_refused_even_where_outside_values_may_be_dropped() -> None:

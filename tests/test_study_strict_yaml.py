@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unisono.errors import MappingError, StudyError
-from unisono.study.strict_yaml import MAX_BYTES, parse
+from unisono.study.strict_yaml import MAX_BYTES, parse, resolve
 
 
 def value(text: str) -> Any:
@@ -217,3 +217,13 @@ def test_no_text_makes_the_reader_stumble(text: str) -> None:
         parse(text, "s.yaml")
     except StudyError as refused:
         assert refused.remedy
+
+
+@pytest.mark.parametrize("text", ["e0", "-e5", ".", "-.", "E10", "-", ".e1"])
+def test_letters_and_signs_without_a_number_are_text(text: str) -> None:
+    assert resolve(text) == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("1.", 1.0), (".5", 0.5), ("-0.5e3", -500.0), ("2e3", 2000.0), ("0", 0)])
+def test_numbers_are_numbers(text: str, value: float) -> None:
+    assert resolve(text) == value

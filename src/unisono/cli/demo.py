@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from unisono.api import run as run_study
 from unisono.cli.console import out as console
+from unisono.cli.folder import check_folder
 from unisono.cli.progress import LiveProgress
 from unisono.cli.run import NOT_PROTECTED, show
 from unisono.cli.sites import parse_sites
@@ -16,7 +19,9 @@ from unisono.demo import lung
 from unisono.demo.pooled import compare
 from unisono.engines.embedded.run import Settings
 from unisono.errors import StudyError
+from unisono.methods.registry import check
 from unisono.report.terminal import comparison_table
+from unisono.study.load import load
 
 DEMOS = ("lung",)
 
@@ -34,6 +39,8 @@ def demo(
     """
     if name not in DEMOS:
         raise StudyError(f"There is no demo {name!r}.", rule="known-demos", remedy=f"There are: {', '.join(DEMOS)}.")
+    with as_file(files("unisono.demo").joinpath("lung.study.yaml")) as study:
+        check_folder(out, load(study, check))
     written = lung.write(out)
     console.print(
         f"[bold]Do women with advanced lung cancer live longer than men?[/] Four hospitals, {len(written.data)} dialects, one answer."
@@ -45,9 +52,10 @@ def demo(
     show(answered, out)
     if answered.comparison is not None:
         console.print(comparison_table(answered.comparison))
-    console.print(f"\nRead [bold]{out}/report.html[/]. Check it without any patient: [bold]unisono verify {out}[/]")
+    shown = escape(str(out))
+    console.print(f"\nRead [bold]{shown}/report.html[/]. Check it without any patient: [bold]unisono verify {shown}[/]")
     console.print("To run the same study again yourself (without the demo's faults):")
     again = f"unisono run {written.study} --sites {written.sites} --out {out}-again"
-    console.print(f"  [bold]{again}[/]", soft_wrap=True)
+    console.print(f"  [bold]{escape(again)}[/]", soft_wrap=True)
     if answered.errors:
         raise typer.Exit(1)

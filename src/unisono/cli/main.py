@@ -13,6 +13,7 @@ import typer
 from unisono import __version__
 from unisono.cli import demo, methods, report, run, site, study, verify
 from unisono.cli.console import errors
+from unisono.cli.entry import INTERRUPTED, STOPPED
 from unisono.errors import UnisonoError
 from unisono.report.terminal import error_panel
 
@@ -43,12 +44,15 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 def main(arguments: list[str] | None = None) -> None:
     """The entry point. Exit codes: 0 done, 1 refused or failed with a reason, 2 wrong usage, 130 interrupted."""
     try:
-        sys.exit(app(arguments, standalone_mode=False) or 0)
+        code = app(arguments, standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer's newer versions catch Ctrl-C themselves, and say nothing
+            errors.print(STOPPED)
+        sys.exit(code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("\nStopped. Everything opened so far is kept: the same command goes on where it stopped.")
-        sys.exit(130)
+        errors.print(STOPPED)
+        sys.exit(INTERRUPTED)
     except UnisonoError as error:
         errors.print(error_panel(error))
         sys.exit(1)
@@ -57,9 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
             error.show()
             sys.exit(2)
         errors.print(f"A fault in Unisono itself ({type(error).__name__}). Nothing was sent because of it.")
-        errors.print(
-            f"The place in the code is in {_fault_file()}; please report it, after checking that it shows no data."
-        )
+        place = f"The place in the code is in {_fault_file()}"
+        errors.print(f"{place}; please report it, after checking that it shows no data.", markup=False)
         sys.exit(70)
 
 

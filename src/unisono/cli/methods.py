@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 from unisono.cli.console import out as console
 from unisono.methods.registry import methods as installed
@@ -16,5 +17,6 @@ def methods() -> None:
     table = Table("method", "version", "what it answers", "parameters", box=None, header_style="bold")
     for name, cls in installed().items():
         summary = (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        table.add_row(name, str(cls.version), " ".join(summary.split()), ", ".join(cls.spec_type.model_fields))
+        cells = (name, str(cls.version), " ".join(summary.split()), ", ".join(cls.spec_type.model_fields))
+        table.add_row(*map(Text, cells))
     console.print(table)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from unisono.federation.events import Event
 
@@ -18,12 +20,21 @@ _SAID = {
 }
 
 
+class _Mark(SpinnerColumn):
+    """A spinner, then a green tick, or a red cross for an analysis that has no answer."""
+
+    def render(self, task: Task) -> RenderableType:
+        if task.fields.get("failed"):
+            return Text("✗", style="red")
+        return super().render(task)
+
+
 class LiveProgress:
     """A context manager whose `observe` is a run's observer. On a terminal it moves; elsewhere it prints lines."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
+            _Mark(finished_text="[green]✓[/]"),
             TextColumn("[bold]{task.fields[analysis]}[/]"),
             TextColumn("{task.fields[method]}"),
             TextColumn("{task.completed:.0f} sums"),
@@ -46,17 +57,18 @@ class LiveProgress:
         """Show one event."""
         if event.kind == "analysis":
             self._tasks[event.analysis] = self._progress.add_task(
-                event.analysis, total=None, analysis=event.analysis, method=event.name, step=""
+                event.analysis, total=None, analysis=event.analysis, method=escape(event.name), step="", failed=False
             )
             return
         task = self._tasks.get(event.analysis)
         if task is None:
             return
         if event.kind == "step":
-            self._progress.update(task, step=event.name)
+            self._progress.update(task, step=escape(event.name))
         elif event.kind in ("opened", "replayed"):
             self._progress.advance(task)
-        elif event.kind == "finished":
-            self._progress.update(task, step="", total=max(self._progress.tasks[task].completed, 1))
+        elif event.kind in ("finished", "failed"):
+            done = max(self._progress.tasks[task].completed, 1)
+            self._progress.update(task, step="", total=done, completed=done, failed=event.kind == "failed")
         elif event.kind in _SAID:
-            self._progress.console.print("  " + _SAID[event.kind].format(site=event.site, name=event.name))
+            self._progress.console.print("  " + _SAID[event.kind].format(site=event.site, name=escape(event.name)))

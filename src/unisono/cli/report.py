@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from unisono.cli.console import out as console
-from unisono.report.html import write_report
+from unisono.report.html import write_noted
 from unisono.report.load import load
 
 
@@ -17,5 +18,7 @@ def report(out: Annotated[Path, typer.Argument(help="The folder that a run wrote
 
     [bold]Example[/]: unisono report results/
     """
-    path = write_report(load(out))
-    console.print(f"[green]✓[/] {path}")
+    path, notes = write_noted(load(out))
+    console.print(f"[green]✓[/] {escape(str(path))}")
+    for note in notes:
+        console.print(f"- {note}", markup=False)

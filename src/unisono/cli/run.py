@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from unisono.api import StudyResult
 from unisono.api import run as run_study
 from unisono.cli.console import out as console
+from unisono.cli.folder import check_folder
 from unisono.cli.progress import LiveProgress
 from unisono.cli.sites import parse_sites
 from unisono.engines.embedded.run import Settings
+from unisono.methods.registry import check
 from unisono.report.terminal import answer_panel
+from unisono.study.load import load
 
 NOT_PROTECTED = "All hospitals ran in this process: this shows the protocol, it does not protect you."
 
@@ -42,9 +46,11 @@ def run(
     [bold]Example[/]: unisono run study.yaml --site padua=padua.csv --site turin=turin.csv,turin.yaml --site leiden=leiden.parquet
     """
     data = parse_sites(site or [], sites)
+    asked = load(study, check)
+    check_folder(out, asked)
     with LiveProgress(console) as progress:
         settings = Settings(analyses=analysis, fresh=fresh, observer=progress.observe)
-        answered = run_study(study, data, out=out, settings=settings)
+        answered = run_study(asked, data, out=out, settings=settings)
     show(answered, out)
     console.print(f"[dim]{NOT_PROTECTED}[/]")
     if answered.errors:
@@ -54,9 +60,14 @@ def run(
 def show(answered: StudyResult, out: Path) -> None:
     """Print every answer, and where the files are."""
     for outcome in answered.completed.outcomes.values():
-        console.print(answer_panel(outcome))
+        console.print(answer_panel(outcome, answered.completed.sites))
     for note in answered.notes:
         console.print(f"- {note}", style="dim", markup=False)
+    for_reading = "report.html for reading, " if answered.report.exists() else ""
+    if all(outcome.answer is None for outcome in answered.completed.outcomes.values()):
+        console.print(f"No analysis has an answer. In [bold]{escape(str(out))}[/]: {for_reading}run.json says why.")
+        return
     console.print(
-        f"Results in [bold]{out}[/]: report.html for reading, <analysis>/result.json for programs; FILES.md says who may see what."
+        f"Results in [bold]{escape(str(out))}[/]: {for_reading}<analysis>/result.json for programs; FILES.md says who may"
+        " see what."
     )

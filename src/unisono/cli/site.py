@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+from rich.markup import escape
 
 from unisono.cli.console import out as console
+from unisono.errors import MappingError
 from unisono.methods.registry import check as method_checks
+from unisono.report import plain_json
+from unisono.site.data.mapping import FileFormat
 from unisono.site.data.propose import propose
 from unisono.site.data.readers import read
 from unisono.site.data.snapshot import freeze
@@ -24,19 +29,40 @@ def map_(
     data: DataFile,
     study: StudyFile,
     out: Annotated[Path | None, typer.Option("--out", help="Write the proposal here instead of printing it.")] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", help="How the CSV is written, if not in UTF-8: cp1252 is Excel's.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Propose a mapping from a hospital's file to a study's variables; guesses are marked, to be checked by a person.
 
     [bold]Example[/]: unisono site map padua.csv study.yaml --out padua.mapping.yaml
     """
-    text, notes = propose(read(data), load(study, method_checks))
+    if out is not None and out.exists() and not force:
+        raise MappingError(
+            f"{out} is there already, and may have been checked by a person.",
+            rule="keep-files",
+            remedy="Name another file with --out, or write over this one with --force.",
+        )
+    text, notes = propose(read(data, _format(encoding)), load(study, method_checks))
     if out is None:
         typer.echo(text)
     else:
-        out.write_text(text, "utf-8")
-        console.print(f"[green]✓[/] {out}")
+        plain_json.write_text(out, text, "mapping")
+        console.print(f"[green]✓[/] {escape(str(out))}")
     for note in notes:
         console.print(f"  - {note}", markup=False)
+
+
+def _format(encoding: str | None) -> FileFormat:
+    try:
+        return FileFormat(encoding=encoding)
+    except ValidationError:
+        raise MappingError(
+            f"There is no text encoding {encoding!r}.",
+            rule="text-encoding",
+            remedy="Usual ones are utf-8, cp1252, latin-1 and utf-16.",
+        ) from None
 
 
 @app.command("check")
@@ -51,5 +77,7 @@ def check(
     [bold]Example[/]: unisono site check padua.csv study.yaml --mapping padua.mapping.yaml
     """
     snapshot = freeze(data, mapping, load(study, method_checks), name)
-    console.print(snapshot.report.render())
+    console.print(snapshot.report.table())
+    for note in snapshot.report.notes:
+        console.print(f"- {note}", markup=False)
     console.print(f"[green]✓[/] {snapshot.table.n} rows can answer this study. This report stays at the hospital.")

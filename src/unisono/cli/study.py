@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from unisono.cli.console import errors
 from unisono.cli.console import out as console
+from unisono.errors import StudyError
 from unisono.methods.registry import check as method_checks
 from unisono.methods.registry import methods
-from unisono.report.disclosure_sheet import planned, planned_table
+from unisono.report import plain_json
+from unisono.report.disclosure_sheet import csv_text, planned, planned_table
 from unisono.study.load import StudyProblems, load
 from unisono.study.schema import json_schema
 
@@ -31,11 +34,13 @@ def check(study: StudyFile) -> None:
     except StudyProblems as problems:
         errors.print(str(problems), markup=False, soft_wrap=True)
         errors.print(
-            f"\n{len(problems.problems)} problem{'s' if len(problems.problems) > 1 else ''} in {study}",
+            f"\n{len(problems.problems)} problem{'s' if len(problems.problems) > 1 else ''} in {escape(str(study))}",
             style="bold red",
         )
         raise typer.Exit(1) from problems
-    console.print(f"[green]✓[/] {study}: {len(checked.analyses)} analyses over {len(checked.variables)} variables")
+    console.print(
+        f"[green]✓[/] {escape(str(study))}: {len(checked.analyses)} analyses over {len(checked.variables)} variables"
+    )
     console.print(f"  digest {checked.digest()}")
 
 
@@ -50,11 +55,21 @@ def schema() -> None:
 
 
 @app.command("sheet")
-def sheet(study: StudyFile) -> None:
+def sheet(
+    study: StudyFile,
+    to: Annotated[Path | None, typer.Option("--csv", help="Write the whole sheet to this .csv file instead.")] = None,
+) -> None:
     """Print the disclosure sheet: every leaf that would leave a hospital, how large, how often, protected how.
 
     [bold]Example[/]: unisono study sheet study.yaml
     """
     checked = load(study, method_checks)
-    console.print(f"[bold]{checked.question}[/]\npurpose: {checked.purpose}\n", markup=True)
-    console.print(planned_table(planned(checked)))
+    rows = planned(checked)
+    if to is not None:
+        if to.suffix != ".csv":
+            raise StudyError(f"{to} is no CSV.", rule="csv-file", remedy="Name a file that ends in .csv.")
+        plain_json.write_text(to, csv_text(rows), "disclosure sheet")
+        console.print(f"[green]✓[/] {escape(str(to))}")
+        return
+    console.print(f"[bold]{escape(checked.question)}[/]\npurpose: {escape(checked.purpose)}\n")
+    console.print(planned_table(rows, console.width))

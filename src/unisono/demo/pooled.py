@@ -36,7 +36,7 @@ def compare(answered: StudyResult) -> Comparison:
             rows.append((f"log hazard ratio, {mine['name']}", mine["coef"], float(fit.params_[name])))
             rows.append((f"standard error, {mine['name']}", mine["se"], float(fit.standard_errors_[name])))
     if "curves" in results:
-        known = pooled.dropna(subset=["months", "died", "sex"])
+        known = pooled.dropna(subset=["months", "died", "sex", "ecog"])  # the cohort of every analysis: known(ecog)
         men, women = known[known["sex"] == 0], known[known["sex"] == 1]
         test = logrank_test(men["months"], women["months"], men["died"], women["died"])
         estimates: dict[str, Any] = results["curves"].estimates

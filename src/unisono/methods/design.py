@@ -13,6 +13,7 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
+from unisono.methods.wording import say_list, say_one
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study
 from unisono.study.problems import Path, Problem
 from unisono.study.table import Table
@@ -99,6 +100,40 @@ class Design:
 def variables_of(covariates: list[str]) -> tuple[str, ...]:
     """The study's variables that covariates read, each once, in order."""
     return tuple(dict.fromkeys(name.strip() for term in covariates for name in term.split(":")))
+
+
+def label_of(study: Study, name: str) -> str:
+    """A variable as a reader knows it."""
+    return study.variables[name].label or name
+
+
+def column_labels(study: Study, covariates: list[str]) -> dict[str, str]:
+    """What to write beside each column in a figure, by the column's name: ``age, per year``, ``sex: female``."""
+    return {
+        column.name: " × ".join(_factor_label(study, factor) for factor in column.factors)
+        for column in Design(study, covariates).columns
+    }
+
+
+def _factor_label(study: Study, factor: Factor) -> str:
+    variable, label = study.variables[factor.variable], label_of(study, factor.variable)
+    if isinstance(variable, NumberVariable):
+        return f"{label}, per {say_one(variable.unit)}"
+    if isinstance(variable, BooleanVariable):
+        return f"{label}: yes"
+    assert isinstance(variable, CategoryVariable) and factor.level is not None
+    return f"{label}: {variable.levels[factor.level]}"
+
+
+def say_adjusted(study: Study, covariates: list[str]) -> str:
+    """The end of a headline about the first covariate: what else is in the model, and where the first effect holds if an
+    interaction lets it differ. Empty where there is nothing to say."""
+    first = variables_of(covariates[:1])
+    others = [label_of(study, name) for name in variables_of(covariates[1:]) if name not in first]
+    crossed = [name for term in covariates[1:] if first[0] in variables_of([term]) for name in variables_of([term])]
+    where = [label_of(study, name) for name in dict.fromkeys(crossed) if name not in first]
+    adjusted = f", adjusted for {say_list(others)}" if others else ""
+    return adjusted + (f", at the reference (or 0) of {say_list(where)}" if where else "")
 
 
 def covariate_problems(study: Study, covariates: list[str], path: Path = ("covariates",)) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 INK = "#222222"
 FAINT = "#bbbbbb"
 
+_MOST_TICKS = 9
+
 
 def inline(figure: Figure) -> str:
     """The figure as an HTML image that needs no other file."""
@@ -26,11 +29,29 @@ def inline(figure: Figure) -> str:
 
 
 def ratio_axis(ax: Axes) -> None:
-    """A logarithmic axis for ratios, with plain numbers; also at minor ticks where it is shorter than a factor of ten."""
+    """A logarithmic axis for ratios, with a handful of plain numbers in one size."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if high < 10 * low else "")
+    ticks = ratio_ticks(low, high)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(low, high)
+
+
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high` for a logarithmic axis, so few that their labels do not touch: 1, 2, 5, 10 over
+    a wide range, whole powers of ten over a very wide one, equal steps (0.8, 0.9, 1) over a narrow one."""
+    if high < 4 * low:
+        step = 10.0 ** math.floor(math.log10(high - low))
+        step = next(s for s in (0.2 * step, 0.25 * step, 0.5 * step, step, 2 * step) if high - low <= 6 * s)
+        return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = [10.0**k for k in range(first, last + 1)]
+    ticks = [tick for p in powers for tick in (p, 2 * p, 5 * p) if low <= tick <= high]
+    if len(ticks) <= _MOST_TICKS:
+        return ticks
+    every = -(-(last - first + 1) // _MOST_TICKS)
+    return [10.0**k for k in range(first, last + 1) if k % every == 0 and low <= 10.0**k <= high]
 
 
 def new_figure(

@@ -14,6 +14,7 @@ from unisono.methods.base import Result
 from unisono.methods.wording import say_one, say_p, say_unit
 from unisono.report import words
 from unisono.report.figures import Drawn
+from unisono.report.isolated import fault
 from unisono.report.views import Block, Picture, Text, frame_grid, grid
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study
 
@@ -39,32 +40,43 @@ TELLING = ("cox", "glm", "kaplan-meier")
 """Whose headline answers the question, if there are several."""
 
 
-def section(result: Result, method: str, drawn: Drawn) -> Section:
-    """The section of one analysis."""
-    blocks = _VIEWS.get(method, _any)(result, drawn)
+def section(result: Result, method: str, drawn: Drawn | None) -> Section:
+    """The section of one analysis. drawn: None if its figure could not be drawn."""
+    try:
+        blocks = _VIEWS.get(method, _any)(result, drawn)
+    except Exception as error:  # noqa: BLE001  (its numbers are in its files; the other analyses are shown)
+        blocks = [Text(f"This analysis has an answer, but its tables could not be laid out. {fault(error)}")]
     title = _TITLES.get(method, result.analysis)
     return Section(
         f"analysis-{result.analysis}",
         title,
-        words.together(result.headline()),
+        words.together(headline(result)),
         tuple(blocks),
         result.notes,
         result.converged,
     )
 
 
-def _any(result: Result, drawn: Drawn) -> list[Block]:
+def headline(result: Result) -> str:
+    """The answer in a sentence; if that cannot be made, why."""
+    try:
+        return result.headline()
+    except Exception as error:  # noqa: BLE001  (as above)
+        return fault(error)
+
+
+def _any(result: Result, drawn: Drawn | None) -> list[Block]:
     return [frame_grid(result.summary()), _picture(drawn, result, f"{result.analysis}.")]
 
 
-def _describe(result: Result, _: Drawn) -> list[Block]:
+def _describe(result: Result, _: Drawn | None) -> list[Block]:
     by = result.estimates.get("by")
     caption = "Table 1. The patients" + (f", by {_label(result.study, by)}." if by else ".")
     note = "Quantiles are read from a histogram on the declared bounds, and are exact to one of its bins."
     return [frame_grid(result.summary(), caption, note if "quartiles" in str(result.summary().index) else "")]
 
 
-def _kaplan_meier(result: Result, drawn: Drawn) -> list[Block]:
+def _kaplan_meier(result: Result, drawn: Drawn | None) -> list[Block]:
     found, least = result.estimates, result.study.release.min_count
     unit, level = say_unit(found["time"]["unit"]), _confidence(found)
     heads = ("", "patients", "events", f"median survival ({unit})", level, f"median follow-up ({unit})")
@@ -81,8 +93,8 @@ def _kaplan_meier(result: Result, drawn: Drawn) -> list[Block]:
     ]
     events = grid(heads, rows, "Events and follow-up.", "Follow-up by the reverse Kaplan-Meier estimator.")
     caption = (
-        f"Kaplan-Meier curves with pointwise {level}, and the number at risk below. The marked points are exact; the steps"
-        f" between them are not shown, because each would be of fewer than {least} patients."
+        f"Kaplan-Meier curves with pointwise {level}, and the number at risk below. The marked points are exact; steps"
+        f" between them are not shown where they would be of fewer than {least} patients."
     )
     if any(
         n is None and not few for g in found["groups"] for n, few in zip(g["at_risk"], g["few_at_risk"], strict=True)
@@ -90,16 +102,18 @@ def _kaplan_meier(result: Result, drawn: Drawn) -> list[Block]:
         caption += f" A dash: fewer than {least} patients changed since the number before."
     picture = _picture(drawn, result, caption)
     survival = _at(result, [(_group(result.study, found["by"], g["name"]), g["at"]) for g in found["groups"]], unit)
-    test = found["logrank"]
-    said = [
-        Text(
-            f"Log-rank test of the groups: chi-squared {words.number(test['statistic'])}, {_df(test['df'])}, {say_p(test['p'])}."
-        )
-    ]
-    return [events, picture, *(said if test else []), *survival]
+    return [events, picture, *_logrank(found["logrank"]), *survival]
 
 
-def _cox(result: Result, drawn: Drawn) -> list[Block]:
+def _logrank(test: dict[str, Any] | None) -> list[Block]:
+    """The test of the groups; nothing where there are none."""
+    if test is None:
+        return []
+    statistic, df, p = words.number(test["statistic"]), _df(test["df"]), say_p(test["p"])
+    return [Text(f"Log-rank test of the groups: chi-squared {statistic}, {df}, {p}.")]
+
+
+def _cox(result: Result, drawn: Drawn | None) -> list[Block]:
     found, study = result.estimates, result.study
     level = _confidence(found)
     rows = [
@@ -155,7 +169,7 @@ def _cox_checks(result: Result) -> list[Block]:
     return [*blocks, Text(said)]
 
 
-def _glm(result: Result, drawn: Drawn) -> list[Block]:
+def _glm(result: Result, drawn: Drawn | None) -> list[Block]:
     found, study = result.estimates, result.study
     with_ratio = "ratio" in found["coefficients"][0]
     keys = ("ratio", "ratio_low", "ratio_high") if with_ratio else ("coef", "ci_low", "ci_high")
@@ -175,7 +189,7 @@ def _glm(result: Result, drawn: Drawn) -> list[Block]:
     return [table, _picture(drawn, result, f"{name.capitalize()}s with {level}."), Text(said)]
 
 
-_VIEWS: dict[str, Callable[[Any, Drawn], list[Block]]] = {
+_VIEWS: dict[str, Callable[[Any, Drawn | None], list[Block]]] = {
     "describe": _describe,
     "kaplan-meier": _kaplan_meier,
     "cox": _cox,
@@ -262,7 +276,8 @@ def _at(result: Result, groups: list[tuple[str, list[dict[str, Any]]]], unit_cod
         return []
     level = _confidence(result.estimates)
     note = (
-        f"–: not shown, because too few patients were at risk (rule: {result.study.release.min_count})."
+        "–: not shown, because too few patients were at risk, or changed since a time that is shown"
+        f" (rule: {result.study.release.min_count})."
         if any(words.NOTHING in r for r in rows)
         else ""
     )
@@ -287,7 +302,9 @@ def _df(df: int) -> str:
     return f"{df} degree of freedom" if df == 1 else f"{df} degrees of freedom"
 
 
-def _picture(drawn: Drawn, result: Result, caption: str) -> Picture:
+def _picture(drawn: Drawn | None, result: Result, caption: str) -> Block:
     """The SVG as a data URI: it cannot run anything, and its ids meet no other figure's."""
+    if drawn is None:
+        return Text("Its figure could not be drawn.")
     encoded = base64.b64encode(drawn.svg).decode("ascii")
     return Picture(f"data:image/svg+xml;base64,{encoded}", result.headline(), caption)

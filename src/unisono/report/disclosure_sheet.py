@@ -6,6 +6,7 @@ not leave. Privacy officers read it before they sign a permit, and again in the 
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from unisono.federation.contribution import Facts
 from unisono.federation.journal import Journal
@@ -26,6 +28,14 @@ from unisono.study.document import Study
 
 WORD_BYTES = 8
 """An element travels as one 64-bit word of the `exact` encoding."""
+WIDE = 110
+"""Columns of a terminal from which the whole sheet has room."""
+_DROPPED: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (WIDE, ()),
+    (90, ("rule", "bytes")),
+    (0, ("contribution", "rule", "bytes")),
+)
+"""From how many columns on what is left out."""
 EXAMPLE = Facts(patients=1000)
 """Shapes do not depend on the number of patients; a declaration wants one all the same."""
 
@@ -136,14 +146,14 @@ def protection_words(study: Study) -> str:
     return f"masked ({study.protection.hide}): only the sum over {study.release.min_sites} or more hospitals is opened"
 
 
-def planned_table(rows: Sequence[PlannedRow]) -> Table:
-    """The planned sheet for a terminal."""
-    return _table(rows, "at most", "What may leave each hospital, as part of a sum")
+def planned_table(rows: Sequence[PlannedRow], width: int = WIDE) -> Table:
+    """The planned sheet for a terminal of `width` columns; a narrow one gets fewer columns, and no word is cut."""
+    return _table(rows, "at most", "What may leave each hospital, as part of a sum", width)
 
 
-def actual_table(rows: Sequence[ActualRow]) -> Table:
-    """The actual sheet for a terminal."""
-    return _table(rows, "times", "What left each hospital, as part of a sum")
+def actual_table(rows: Sequence[ActualRow], width: int = WIDE) -> Table:
+    """The actual sheet for a terminal of `width` columns."""
+    return _table(rows, "times", "What left each hospital, as part of a sum", width)
 
 
 def text(table: Table, width: int = 140) -> str:
@@ -171,24 +181,41 @@ def csv_rows(rows: Iterable[Leaf]) -> list[dict[str, str | int]]:
     ]
 
 
-def _table(rows: Sequence[Leaf], times: str, title: str) -> Table:
-    protections = list(dict.fromkeys(row.protection for row in rows))
+def csv_text(rows: Iterable[Leaf]) -> str:
+    """The text of ``disclosure.csv``, its header line included."""
+    stream = io.StringIO()
+    names = ["analysis", "contribution", "leaf", "rule", "shape", "bytes", "times", "protection", "meaning"]
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(csv_rows(rows))
+    return stream.getvalue()
+
+
+def _table(rows: Sequence[Leaf], times: str, title: str, width: int) -> Table:
+    heads = ("analysis", "contribution", "leaf", "rule", "size", "bytes", times, "meaning")
+    dropped = next((names for least, names in _DROPPED if width >= least), ())
+    captions = list(dict.fromkeys(row.protection for row in rows))
+    if dropped:
+        captions.append(
+            f"Left out here: {', '.join(dropped)}. A wider terminal shows them, and so does the sheet as CSV."
+        )
     table = Table(
-        title=title, caption="\n".join(protections), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
+        title=title,
+        caption=Text("\n".join(captions)),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    table.add_column("analysis")
-    table.add_column("contribution")
-    table.add_column("leaf")
-    table.add_column("rule")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("bytes", justify="right")
-    table.add_column(times, justify="right")
-    table.add_column("meaning", ratio=1)
+    kept = [k for k, head in enumerate(heads) if head not in dropped]
+    for k in kept:  # folded, because a name that is cut cannot be looked up
+        right = heads[k] in ("size", "bytes", times)
+        table.add_column(heads[k], justify="right" if right else "left", overflow="fold")
     before = ("", "")
     for row in rows:
         analysis = row.analysis if row.analysis != before[0] else ""
         contribution = row.contribution if (row.analysis, row.contribution) != before else ""
         before = (row.analysis, row.contribution)
         cells = (analysis, contribution, row.leaf, row.rule, row.size, f"{row.bytes:,}", str(row.times), row.meaning)
-        table.add_row(*(cell.replace("[", r"\[") for cell in cells))
+        table.add_row(*(Text(cells[k]) for k in kept))
     return table

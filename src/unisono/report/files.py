@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unisono.errors import MissingExtra, UnisonoError
+from unisono.errors import MissingExtra, StorageError, UnisonoError
 from unisono.federation.journal import Journal
 from unisono.report import audience, plain_json
 from unisono.report.comparison import Comparison
-from unisono.report.disclosure_sheet import actual, csv_rows
-from unisono.report.html import REPORT, write_report
+from unisono.report.disclosure_sheet import actual, csv_text
+from unisono.report.html import REPORT, write_noted
+from unisono.report.isolated import fault
 from unisono.report.load import COMPARISON, JOURNAL, STUDY, load
 from unisono.report.record import AnalysisRecord
 from unisono.report.run_record import FILE as RUN
@@ -32,7 +31,8 @@ EXCHANGE = "embedded"
 
 @dataclass(frozen=True)
 class Written:
-    """What `write` left. report: the report's path, None where it could not be made; `notes` then say why."""
+    """What `write` left. report: the report's path, None where it could not be made. notes: what could not be written or
+    drawn, and why."""
 
     out: Path
     report: Path | None
@@ -43,13 +43,15 @@ def write(run: Run, comparison: Comparison | None = None) -> Written:
     """Write a run's folder, and the report from it.
 
     What an earlier command answered in the same folder stays and is reported on too. comparison: with the pooled fit, in
-    simulations. Without ``unisono[report]`` everything but figures and report is written, and a note says so.
+    simulations. Without ``unisono[report]`` everything but figures and report is written, and a note says so; what goes
+    wrong with one analysis, or with the report, is noted and leaves the rest as it is.
     `StorageError` if the disk is full or a folder cannot be written.
     """
     out, study = run.out, run.study
     _write_study(out, study)
     before = _before(out, study)
-    entries = {name: _write_analysis(run, outcome, before.get(name)) for name, outcome in run.outcomes.items()}
+    failed: list[str] = []
+    entries = {name: _write_analysis(run, outcome, before.get(name), failed) for name, outcome in run.outcomes.items()}
     everything = {name: entry for name in study.analyses if (entry := entries.get(name, before.get(name))) is not None}
     RunRecord(exchange=EXCHANGE, study=study.digest(), sites=sorted(run.sites), analyses=everything).write(out)
     _write_sites(run)
@@ -59,7 +61,7 @@ def write(run: Run, comparison: Comparison | None = None) -> Written:
         plain_json.write_text(out / COMPARISON, text, "comparison")
     report, notes = _write_report(out)
     plain_json.write_text(out / audience.FILE, audience.files_md(out, study), "list of files")
-    return Written(out, report, notes)
+    return Written(out, report, (*failed, *notes))
 
 
 def _write_study(out: Path, study: Study) -> None:
@@ -87,7 +89,8 @@ def _before(out: Path, study: Study) -> dict[str, AnalysisRun]:
     return {name: entry for name, entry in record.analyses.items() if (out / name / JOURNAL).exists()}
 
 
-def _write_analysis(run: Run, outcome: Outcome, before: AnalysisRun | None) -> AnalysisRun:
+def _write_analysis(run: Run, outcome: Outcome, before: AnalysisRun | None, failed: list[str]) -> AnalysisRun:
+    """The files of one analysis. What cannot be made of them is said in `failed`; `result.json` comes first."""
     folder = run.out / outcome.analysis
     events = [event for event in run.events if event.analysis == outcome.analysis]
     journal = Journal(outcome.journal)
@@ -96,23 +99,18 @@ def _write_analysis(run: Run, outcome: Outcome, before: AnalysisRun | None) -> A
         if outcome.answer is not None:
             record = AnalysisRecord.of(run.study, outcome.analysis, outcome.answer, journal)
             record.write(folder)
-            summary = outcome.answer.result.summary().to_csv(lineterminator="\n")
-            plain_json.write_text(folder / "summary.csv", summary, "summary")
-            shown = shown_sum(journal, run.study, record)
-        _write_sheet(folder / "disclosure.csv", csv_rows(actual(journal, run.study, outcome.analysis)))
-        error = None if outcome.error is None else outcome.error.to_dict()
-        return analysis_run(journal, events, seconds=outcome.seconds, shown_sum=shown, error=error, before=before)
+            try:
+                summary = outcome.answer.result.summary().to_csv(lineterminator="\n")
+                plain_json.write_text(folder / "summary.csv", summary, "summary")
+                shown = shown_sum(journal, run.study, record)
+            except Exception as error:  # noqa: BLE001  (the other analyses are written)
+                failed.append(f"The table of “{outcome.analysis}” could not be written. {fault(error)}")
+        sheet = csv_text(actual(journal, run.study, outcome.analysis))
+        plain_json.write_text(folder / "disclosure.csv", sheet, "disclosure sheet")
+        why = None if outcome.error is None else outcome.error.to_dict()
+        return analysis_run(journal, events, seconds=outcome.seconds, shown_sum=shown, error=why, before=before)
     finally:
         journal.close()
-
-
-def _write_sheet(path: Path, rows: list[dict[str, str | int]]) -> None:
-    stream = io.StringIO()
-    names = ["analysis", "contribution", "leaf", "rule", "shape", "bytes", "times", "protection", "meaning"]
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    plain_json.write_text(path, stream.getvalue(), "disclosure sheet")
 
 
 def _write_sites(run: Run) -> None:
@@ -127,6 +125,11 @@ def _write_sites(run: Run) -> None:
 
 def _write_report(out: Path) -> tuple[Path | None, tuple[str, ...]]:
     try:
-        return write_report(load(out)), ()
+        return write_noted(load(out))
     except MissingExtra as missing:
         return None, (f"No figures and no {REPORT}: {missing.what} {missing.remedy}",)
+    except StorageError:
+        raise
+    except Exception as error:  # noqa: BLE001  (results and FILES.md do not depend on the report)
+        remedy = error.remedy if isinstance(error, UnisonoError) else "The results are written."
+        return None, (f"No {REPORT}: {fault(error)} {remedy} `unisono report {out}` tries again.",)

@@ -38,7 +38,8 @@ def flow_of(study: Study, cohort: dict[str, Any]) -> Flow:
     """The flow of an analysis whose cohort's estimates (``result.json``: `cohort`) are these."""
     least = study.release.min_count
     counts = [cohort["read"], *(step["n"] for step in cohort["flow"])]
-    labels = ["Patients read at the hospitals", *(_label(step["rule"]) for step in cohort["flow"])]
+    filled = bool(cohort["imputed"])
+    labels = ["Patients read at the hospitals", *(_label(step["rule"], filled) for step in cohort["flow"])]
     if counts[-1] != cohort["patients"]:
         counts.append(cohort["patients"])
         labels.append("Patients analysed")
@@ -58,12 +59,11 @@ def flow_of(study: Study, cohort: dict[str, Any]) -> Flow:
     return Flow(tuple(steps), tuple(missing), tuple(sentences))
 
 
-def _label(rule: str) -> str:
-    return (
-        "With a value of every variable of the analysis"
-        if rule == "complete"
-        else f"Of these, with {rule.replace('>=', '≥').replace('<=', '≤')}"
-    )
+def _label(rule: str, filled: bool) -> str:
+    """filled: whether missing values of a variable were filled in."""
+    if rule == "complete":
+        return f"With a value of every variable of the analysis{', after filling in missing values' if filled else ''}"
+    return f"Of these, with {rule.replace('>=', '≥').replace('<=', '≤')}"
 
 
 def _say(n: int | None, patients: int, least: int, near: bool) -> str:

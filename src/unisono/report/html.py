@@ -11,14 +11,16 @@ from typing import Any
 from unisono.errors import MissingExtra, UnisonoError
 from unisono.methods.wording import say_list
 from unisono.report import plain_json, words
-from unisono.report.answers import ORDER, TELLING, Section, section
+from unisono.report.answers import ORDER, TELLING, Section, headline, section
 from unisono.report.comparison import Comparison
 from unisono.report.figures import Drawn, draw
 from unisono.report.flow import Flow, flow_of
+from unisono.report.isolated import fault
 from unisono.report.limits import checks_and_limits
 from unisono.report.load import LoadedAnalysis, LoadedRun
 from unisono.report.officer import officer
 from unisono.report.views import grid
+from unisono.report.who import who_answered
 
 REPORT = "report.html"
 SIMULATED = "All hospitals ran in this process; this shows the protocol, it does not protect you."
@@ -37,19 +39,29 @@ def write_report(run: LoadedRun) -> Path:
 
     `MissingExtra` without ``unisono[report]``; `StorageError` if the disk is full.
     """
-    figures = {}
+    return write_noted(run)[0]
+
+
+def write_noted(run: LoadedRun) -> tuple[Path, tuple[str, ...]]:
+    """`write_report`, with a note on every analysis whose figure could not be drawn."""
+    figures: dict[str, Drawn] = {}
+    notes = []
     for analysis in run.answered:
         assert analysis.result is not None
-        figures[analysis.name] = drawn = draw(analysis.result)
+        try:
+            figures[analysis.name] = drawn = draw(analysis.result)
+        except Exception as error:  # noqa: BLE001  (the other analyses are drawn)
+            notes.append(f"The figure of “{analysis.name}” could not be drawn. {fault(error)}")
+            continue
         plain_json.write_bytes(run.out / analysis.name / "figure.svg", drawn.svg, "figure")
         plain_json.write_bytes(run.out / analysis.name / "figure.png", drawn.png, "figure")
     path = run.out / REPORT
     plain_json.write_text(path, render(run, figures), "report")
-    return path
+    return path, tuple(notes)
 
 
 def render(run: LoadedRun, figures: Mapping[str, Drawn]) -> str:
-    """The page as text. figures: of every answered analysis, by name."""
+    """The page as text. figures: by analysis, of those that could be drawn."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
@@ -75,11 +87,10 @@ def view(run: LoadedRun, figures: Mapping[str, Drawn]) -> dict[str, Any]:
     return {
         "version": version("unisono"),
         "study": run.study,
-        "answer": None if telling is None or telling.result is None else words.together(telling.result.headline()),
+        "answer": None if telling is None or telling.result is None else words.together(headline(telling.result)),
         "telling": telling.name if telling is not None else None,
         "converged": telling is None or telling.result is None or telling.result.converged,
-        "who": _who(run, telling),
-        "sites": run.run.sites,
+        "who": who_answered(run, telling),
         "simulated": SIMULATED if run.run.exchange == "embedded" else None,
         "flow": _flow(run, telling),
         "cohorts": _cohorts(run, telling),
@@ -115,16 +126,9 @@ def _sections(run: LoadedRun, figures: Mapping[str, Drawn]) -> list[Section]:
     for analysis in _in_order(run):
         assert analysis.record is not None
         assert analysis.result is not None
-        sections.append((analysis.name, section(analysis.result, analysis.record.method, figures[analysis.name])))
+        sections.append((analysis.name, section(analysis.result, analysis.record.method, figures.get(analysis.name))))
     titles = [s.title for _, s in sections]
     return [replace(s, title=f"{s.title}: {name}") if titles.count(s.title) > 1 else s for name, s in sections]
-
-
-def _who(run: LoadedRun, telling: LoadedAnalysis | None) -> str:
-    if telling is None or telling.record is None:
-        return words.plural(len(run.run.sites), "hospital")
-    patients = telling.record.cohort["patients"]
-    return f"{words.plural(len(telling.record.sites), 'hospital')}, {words.plural(patients, 'patient')}"
 
 
 def _flow(run: LoadedRun, telling: LoadedAnalysis | None) -> Flow | None:

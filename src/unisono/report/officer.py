@@ -12,6 +12,7 @@ from unisono.report.participation import Part, SumTaken
 from unisono.report.record import protection_of
 from unisono.report.shown_sum import ShownSum
 from unisono.report.views import Fact, Grid, grid
+from unisono.report.who import sizes, sizes_said
 
 SYMBOLS: dict[Part, str] = {
     "counted": "●",
@@ -25,6 +26,12 @@ LEGEND = (
     ("◆", "lost after its masked part was in: counted, and its masks were recovered by the others"),
     ("↻", "lost before its masked part was in: the sum waited for it, and was asked again under fresh masks"),
     ("·", "had left for good"),
+)
+LEGEND_IN_THE_CLEAR = (
+    LEGEND[0],
+    ("◆", "lost after its part was in: counted"),
+    ("↻", "lost before its part was in: the sum waited for it, and was asked again"),
+    LEGEND[3],
 )
 
 
@@ -62,23 +69,25 @@ def officer(run: LoadedRun, telling: str | None = None) -> Officer:
     cells = {cell for table in rounds for row in table.rows for cell in row[2:]}
     used = {symbol for cell in cells for symbol in cell}
     leaves = [row for a in run.analyses for row in a.sheet]
+    hidden = run.study.protection.hide != "none"
+    legend = LEGEND if hidden else LEGEND_IN_THE_CLEAR
     return Officer(
         sentence=_sentence(run),
         facts=_facts(run),
         rounds=tuple(rounds),
-        legend=tuple((symbol, meaning) for symbol, meaning in LEGEND if symbol in used),
+        legend=tuple((symbol, meaning) for symbol, meaning in legend if symbol in used),
         remarks=tuple(_remarks(run)),
         sheets=tuple(_sheet(a.name, a.sheet) for a in run.analyses if a.sheet),
         rules=tuple((rule, meaning) for rule, meaning in RULES.items() if any(row.rule == rule for row in leaves)),
         shown=_shown(run, telling),
-        hidden=run.study.protection.hide != "none",
+        hidden=hidden,
         digests=_digests(run),
     )
 
 
 def _sentence(run: LoadedRun) -> str:
     if run.study.protection.hide == "none":
-        return "Nothing hid the hospitals' parts in this run: the coordinator saw each one."
+        return "Nothing hid the hospitals' parts in this run: they were sent in the clear, and the coordinator saw each one."
     return (
         "Each hospital added secret masks to its part before it left. The masks cancel only in the sum, so the coordinator"
         " could read the sum over hospitals, and nothing of any one of them."
@@ -87,18 +96,23 @@ def _sentence(run: LoadedRun) -> str:
 
 def _facts(run: LoadedRun) -> tuple[Fact, ...]:
     study = run.study
-    in_answer = [len(a.record.sites) for a in run.analyses if a.record is not None]
-    found = protection_of(study, min(in_answer, default=len(run.run.sites)))
-    facts = [
-        Fact("Hidden by", "nothing" if found.hide == "none" else f"secure aggregation ({found.hide})"),
-        Fact("Against", f"a {found.threat} coordinator and {words.plural(found.colluding, 'colluding hospital')}"),
-        Fact("Hospitals", str(found.sites)),
-    ]
-    if found.threshold is not None:
-        facts += [
-            Fact("Threshold", f"{found.threshold} hospitals must answer before a sum opens"),
-            Fact("In words", found.sentence),
+    found = sizes(run) or {len(run.run.sites): []}
+    hospitals = str(next(iter(found))) if len(found) == 1 else sizes_said(run)
+    facts = [Fact("Hidden by", "nothing: every part was sent in the clear"), Fact("Hospitals", hospitals)]
+    if study.protection.hide != "none":
+        rules = study.protection
+        facts = [
+            Fact("Hidden by", f"secure aggregation ({rules.hide})"),
+            Fact("Against", f"a {rules.threat} coordinator and {words.plural(rules.colluding, 'colluding hospital')}"),
+            Fact("Hospitals", hospitals),
         ]
+        for n in found:
+            hidden = protection_of(study, n)
+            of = f" of {n}" if len(found) > 1 else ""
+            facts += [
+                Fact(f"Threshold{of}", f"{hidden.threshold} hospitals must answer before a sum opens"),
+                Fact(f"In words{of and f', with {n}'}", hidden.sentence),
+            ]
     at_least = (
         f"{study.release.min_sites} hospitals in a sum, {study.release.min_count} patients in a number that is shown"
     )
@@ -135,17 +149,18 @@ def _alike(taken: SumTaken) -> tuple[str, str, tuple[tuple[str, Part], ...]]:
 def _remarks(run: LoadedRun) -> list[str]:
     """What the symbols say, in sentences: who was lost, when, and what was done."""
     said = []
+    masked = "" if run.study.protection.hide == "none" else "masked "
     for analysis in run.analyses:
         if analysis.record is None:
             continue
         taking = analysis.record.participation
         said += [
-            f"{analysis.name}: {r.site} lost its link after its masked part for “{r.name}” was in. It was counted; the"
-            " others recovered its masks, and nobody saw its part."
+            f"{analysis.name}: {r.site} lost its link after its {masked}part for “{r.name}” was in. It was counted"
+            + ("; the others recovered its masks, and nobody saw its part." if masked else ".")
             for r in taking.recovered
         ]
         said += [
-            f"{analysis.name}: {', '.join(w.sites)} lost the link before the masked part for “{w.name}” was in. The sum"
+            f"{analysis.name}: {', '.join(w.sites)} lost the link before the {masked}part for “{w.name}” was in. The sum"
             " waited, and was asked again."
             for w in taking.waited
         ]

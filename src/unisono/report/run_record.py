@@ -129,7 +129,7 @@ def _steps(events: Sequence[Event]) -> list[StepRecord]:
         if event.kind == "step" and current:
             found.append(_step(current))
             current = []
-        if event.kind == "step" or (current and event.kind not in ("analysis", "finished", "replayed")):
+        if event.kind == "step" or (current and event.kind not in ("analysis", "finished", "failed", "replayed")):
             current.append(event)
     return [*found, _step(current)] if current else found
 

@@ -24,7 +24,7 @@ MAX_BYTES = 1 << 20
 MAX_NESTING = 40
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _AMBIGUOUS = re.compile(
     r"""[+-]?\.(inf|nan)                        # not finite
       | [+-]?0[0-9_]+ | [+-]?0[xob][0-9a-f_]+   # octal to one reader, decimal to another
@@ -109,7 +109,7 @@ def resolve(text: str) -> Any:
             f"{text[:40]!r} is not read alike by all readers of YAML.",
             "Write a plain decimal number, or quote it if it is text.",
         )
-    if any(c.isdigit() for c in text) and (_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text)):
+    if _INTEGER.fullmatch(text) or _FLOAT.fullmatch(text):
         return _number(text)
     return text
 

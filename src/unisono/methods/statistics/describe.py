@@ -37,10 +37,14 @@ ROUNDING = 1e-13
 """Sum of squared deviations of z (within [-1, 1]) and patient of the cohort, below which values are the same within what
 the encoding carries: its quantum grows with the cohort, not with the group."""
 
+WHOLE = 200
+"""An integer with at most so many values in its declared range has a bin for each, whatever `bins` says."""
+
 
 class DescribeSpec(Spec):
     """variables: those to describe (default: all of the study). by: a category or boolean whose levels are the columns.
-    bins: of a number's histogram over its declared range. quantiles: to report, each strictly between 0 and 1."""
+    bins: of a number's histogram over its declared range (an integer of at most 200 values has a bin for each).
+    quantiles: to report, each strictly between 0 and 1."""
 
     variables: list[str] | None = Field(default=None, min_length=1)
     by: str | None = None
@@ -79,20 +83,23 @@ class DescribeSpec(Spec):
 @dataclass(frozen=True)
 class Bins:
     """A number's histogram: `edges` (b + 1,), equally wide. An integer's edges lie halfway between its values; where
-    each value has a bin of its own (`exact`), quantiles are exact."""
+    each value has a bin of its own (`exact`), quantiles are exact and whole. top: the largest value there can be."""
 
     edges: Vector
+    top: float
     exact: bool = False
 
     @staticmethod
     def of(variable: NumberVariable, most: int) -> Bins:
-        """At most `most` bins over the declared range."""
+        """At most `most` bins over the declared range, or one for each value of an integer of at most `WHOLE` values."""
         if variable.type == "number":
-            return Bins(np.linspace(variable.min, variable.max, most + 1))
-        first, last = np.ceil(variable.min), np.floor(variable.max)
-        width = np.ceil((last - first + 1) / most)
-        number = int(np.ceil((last - first + 1) / width))
-        return Bins(first - 0.5 + width * np.arange(number + 1), exact=bool(width == 1))
+            return Bins(np.linspace(variable.min, variable.max, most + 1), variable.max)
+        first, last = float(np.ceil(variable.min)), float(np.floor(variable.max))
+        values = last - first + 1
+        width = 1.0 if values <= WHOLE else float(np.ceil(values / most))
+        number = int(np.ceil(values / width))
+        edges = first - 0.5 + width * np.arange(number + 1, dtype=np.float64)
+        return Bins(edges, last, exact=width == 1)
 
     @property
     def number(self) -> int:
@@ -108,18 +115,21 @@ class Bins:
         return np.minimum(place, self.number - 1)
 
     def quantile(self, counts: Counts, q: float) -> float:
-        """The `q`-quantile, to within a bin of numpy's (linear between order statistics; Hyndman & Fan 1996, type 7)."""
+        """The `q`-quantile. Where every value has its bin: the smallest that at least a share `q` do not exceed (type 1 of
+        Hyndman & Fan 1996), a whole number that occurs. Else to within a bin of type 7 (linear between order statistics)."""
+        if self.exact:
+            until = np.cumsum(counts)
+            b = int(np.searchsorted(until, q * int(until[-1]) * (1 - 1e-12), side="left"))
+            return float(self.edges[b] + 0.5)
         rank = (int(counts.sum()) - 1) * q
         below = int(np.floor(rank))
         low, high = self._ordered(counts, below), self._ordered(counts, int(np.ceil(rank)))
-        return low + (rank - below) * (high - low)
+        return min(low + (rank - below) * (high - low), self.top)
 
     def _ordered(self, counts: Counts, k: int) -> float:
         """The k-th smallest value (from 0), as if the values of a bin were spread evenly over it."""
         until = np.cumsum(counts)
         b = int(np.searchsorted(until, k, side="right"))
-        if self.exact:
-            return float(self.edges[b] + 0.5)
         within = (k - (int(until[b]) - int(counts[b])) + 0.5) / int(counts[b])
         return float(self.edges[b] + within * self.width)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +85,8 @@ def _number_rows(variable: dict[str, Any], entries: list[dict[str, Any]]) -> dic
         rows[f"{variable['label']}{unit}, median [quartiles]"] = [_median(entry) for entry in entries]
         asked = [q for q in asked if q not in ("0.25", "0.5", "0.75")]
     for q in asked:
-        at = [entry["quantiles"][q] for entry in entries]
-        rows[f"{variable['label']}{unit}, quantile {q}"] = [UNSAID if x is None else say_number(x) for x in at]
+        at = [(entry["quantiles"][q], entry["width"]) for entry in entries]
+        rows[f"{variable['label']}{unit}, quantile {q}"] = [UNSAID if x is None else say_quantile(x, w) for x, w in at]
     return rows
 
 
@@ -104,11 +105,23 @@ def _deviation(entry: dict[str, Any]) -> str:
 
 def _median(entry: dict[str, Any]) -> str:
     low, middle, high = (entry["quantiles"][q] for q in ("0.25", "0.5", "0.75"))
+    width = entry["width"]
     if middle is None:
         return "-" if entry["n"] == 0 else UNSAID
     if low is None or high is None:
-        return say_number(middle)
-    return f"{say_number(middle)} [{say_number(low)} to {say_number(high)}]"
+        return say_quantile(middle, width)
+    return f"{say_quantile(middle, width)} [{say_quantile(low, width)} to {say_quantile(high, width)}]"
+
+
+def say_quantile(value: float, width: float) -> str:
+    """A quantile from a histogram with bins of this width (0: exact), rounded to the coarsest power of ten that moves it by
+    no more than one bin: ``45``, not ``45.2``, for bins 1.44 wide."""
+    if width == 0:
+        return f"{value:.0f}"
+    power = math.floor(math.log10(2 * width) + 1e-9)
+    rounded = round(value, -power) + 0.0  # no "-0"
+    text = say_number(rounded)
+    return text if "e" in text else f"{rounded:.{min(len(text.partition('.')[2]), max(-power, 0))}f}"
 
 
 def _level_rows(variable: dict[str, Any], entries: list[dict[str, Any]], least: int) -> dict[str, list[str]]:

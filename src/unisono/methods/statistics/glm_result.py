@@ -13,11 +13,11 @@ from scipy.stats import norm
 
 from unisono.errors import MethodError
 from unisono.methods.base import Result
-from unisono.methods.design import variables_of
+from unisono.methods.design import column_labels, label_of, say_adjusted
 from unisono.methods.figures import COLOURS, FAINT, INK, new_figure, ratio_axis
 from unisono.methods.newton import covariance
 from unisono.methods.statistics.families import FAMILIES
-from unisono.methods.wording import direction, say_interval, say_list, say_number, say_one, say_p
+from unisono.methods.wording import direction, say_interval, say_number, say_one, say_p
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class GlmResult(Result):
         found = f"{family.ratio or 'difference'} {say_number(row[value], digits)} ({interval}, {say_p(row['p'])})"
         return (
             f"{self._contrast()} the {said.format(self._label(self.estimates['outcome']))} {direction(row['coef'])}: "
-            f"{found}{self._adjusted()}, in {self.estimates['n']} patients."
+            f"{found}{say_adjusted(self.study, self._covariates())}, in {self.estimates['n']} patients."
         )
 
     def plot(self) -> Figure:
@@ -80,6 +80,7 @@ class GlmResult(Result):
         family = FAMILIES[self.estimates["family"]]
         value, low, high = _columns_of(family.ratio)
         rows = [row for row in self.estimates["coefficients"][1:] if row[value] is not None]
+        labels = column_labels(self.study, self._covariates())
         figure, (ax,) = new_figure(height=1.4 + 0.36 * max(len(rows), 2))
         null = 0.0 if family.ratio is None else 1.0
         ax.axvline(null, color=FAINT, linewidth=1)
@@ -87,7 +88,7 @@ class GlmResult(Result):
             ends = [null if row[end] is None else row[end] for end in (low, high)]
             ax.plot(ends, [place, place], color=INK, linewidth=1.2)
             ax.plot(row[value], place, "s", color=COLOURS[0], markersize=5)
-        ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
+        ax.set_yticks(range(len(rows)), [labels[row["name"]] for row in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         if family.ratio is not None:
             ratio_axis(ax)
@@ -96,14 +97,14 @@ class GlmResult(Result):
         return figure
 
     def _label(self, name: str) -> str:
-        return self.study.variables[name].label or name
+        return label_of(self.study, name)
 
     def _covariates(self) -> list[str]:
         return list(self.study.analyses[self.analysis].parameters["covariates"])
 
     def _contrast(self) -> str:
         """Who is compared with whom, for the first coefficient."""
-        term = self._covariates()[0]
+        term = self._covariates()[0].strip()
         if ":" in term:
             return f"For the interaction {self.estimates['coefficients'][1]['name']}"
         variable = self.study.variables[term]
@@ -114,15 +115,6 @@ class GlmResult(Result):
         assert isinstance(variable, CategoryVariable)
         level = next(level for level in variable.levels if level != variable.reference)
         return f"For {self._label(term)} {level}, compared with {variable.reference},"
-
-    def _adjusted(self) -> str:
-        terms = self._covariates()
-        first = variables_of(terms[:1])
-        others = [self._label(name) for name in variables_of(terms[1:]) if name not in first]
-        crossed = [name for term in terms[1:] if first[0] in variables_of([term]) for name in variables_of([term])]
-        where = [self._label(name) for name in dict.fromkeys(crossed) if name not in first]
-        adjusted = f", adjusted for {say_list(others)}" if others else ""
-        return adjusted + (f", at the reference (or 0) of {say_list(where)}" if where else "")
 
 
 def estimates(

@@ -36,7 +36,8 @@ def hide_cells(cells: Counts, hidden: Mask, min_count: int) -> tuple[Mask, Mask]
 
     cells (r, g): patients by level and group. hidden (g,): groups hidden anyway, whose sizes are unknown. Until nothing
     changes: a column whose size is public has no hidden cell, or at least two that hold `min_count` together; a row has
-    no hidden cell, or at least two (the overall cell is hidden before another group's).
+    no hidden cell, or at least two (the overall cell is hidden before another group's); and no small cell follows from
+    several rows and columns together.
     """
     blank: Mask = ((cells > 0) & (cells < min_count)) | hidden[None, :]
     total = cells.sum(axis=1)
@@ -51,8 +52,49 @@ def hide_cells(cells: Counts, hidden: Mask, min_count: int) -> tuple[Mask, Mask]
             if overall[r] and not blank[r].any():
                 blank[r, _smallest(cells[r])] = True
         overall = _several(total, overall, min_count)
-        if int(blank.sum()) + int(overall.sum()) == before:
+        if int(blank.sum()) + int(overall.sum()) > before:
+            continue
+        found = _determined(cells, blank, overall, hidden, min_count)
+        if not len(found) or not _hide_one_more(cells, blank, overall, found[0]):
             return blank, overall
+
+
+def _determined(cells: Counts, blank: Mask, overall: Mask, hidden: Mask, min_count: int) -> Counts:
+    """The hidden small cells (k, 2) that follow from everything shown, as (row, column) with column g for overall: those
+    on which all solutions of the reader's linear equations agree."""
+    r, g = cells.shape
+    unknown = np.column_stack([blank, overall])
+    places = np.argwhere(unknown).astype(np.int64)
+    if not len(places):
+        return places
+    row, column = places.T
+    sign = np.where(column == g, -1.0, 1.0)
+    public = np.append(np.flatnonzero(~hidden), g)  # the sizes of shown groups, and of the cohort
+    equations = np.vstack([(row == np.arange(r)[:, None]) * sign, (column == public[:, None]) * 1.0])
+    _, singular, directions = np.linalg.svd(equations, full_matrices=True)
+    rank = int((singular > 1e-9).sum())
+    free = np.abs(directions[rank:]).max(axis=0, initial=0.0) > 1e-9
+    values = np.column_stack([cells, cells.sum(axis=1)])[unknown]
+    told: Counts = places[~free & (values > 0) & (values < min_count)]
+    return told
+
+
+def _hide_one_more(cells: Counts, blank: Mask, overall: Mask, place: Counts) -> bool:
+    """Hide, in place, what loosens the equations of a determined cell: the overall cell of its row, or another of its row,
+    of its column, or of the overall column. False where all of these are hidden."""
+    i, j = int(place[0]), int(place[1])
+    total = cells.sum(axis=1)
+    if not overall[i]:
+        overall[i] = True
+        return True
+    column = total if j == cells.shape[1] else cells[:, j]
+    mask = overall if j == cells.shape[1] else blank[:, j]
+    for counts, shown in ((cells[i], blank[i]), (column, mask), (total, overall)):
+        left = (counts > 0) & ~shown
+        if left.any():
+            shown[_smallest(np.where(left, counts, 0))] = True
+            return True
+    return False
 
 
 def _complement(counts: Counts, blank: Mask, min_count: int) -> Mask:

@@ -100,7 +100,7 @@ class Reference:
 
 def curve_estimates(axis: Axis, baseline: Baseline, who: Profile, fit: Reference, at: Sequence[int]) -> dict[str, Any]:
     """The reference patient's cumulative hazard and survival, at the grid times that may be shown."""
-    points, _ = shown(fit.counts, [0, *at])
+    points, _ = shown(fit.counts, at, [0])
     times = axis.times
     hazard = np.cumsum(baseline.increments) * np.exp(fit.beta @ who.z)
     return {
@@ -117,7 +117,7 @@ def survival_estimates(
 ) -> list[dict[str, Any]]:
     """Absolute survival of each profile at each of `times` (grid positions `at`), with limits on the scale of log hazard.
     None where too few patients were at risk."""
-    _, fixed = shown(fit.counts, [0, *at])
+    _, fixed = shown(fit.counts, at, [0])
     hazard, noise = np.cumsum(baseline.increments), np.cumsum(baseline.multipliers)
     z = float(norm.ppf(0.5 + fit.confidence / 2))
     rows: list[dict[str, Any]] = []

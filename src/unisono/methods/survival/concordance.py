@@ -34,7 +34,7 @@ class Pairs:
     def index(self) -> float | None:
         """(concordant + tied / 2) / comparable; None without a comparable pair."""
         total = self.concordant + self.discordant + self.tied
-        return (self.concordant + self.tied / 2) / total if total else None
+        return float((self.concordant + self.tied / 2) / total) if total else None
 
 
 def pairs(data: RiskData, scores: Vector) -> Pairs:

@@ -20,7 +20,7 @@ from unisono.methods.registry import method
 from unisono.methods.survival import partial_likelihood as likelihood
 from unisono.methods.survival.baseline import Baseline
 from unisono.methods.survival.concordance import Pairs, pairs
-from unisono.methods.survival.cox_checks import answerable
+from unisono.methods.survival.cox_checks import answerable, scale_of
 from unisono.methods.survival.cox_estimates import Found, estimates_of
 from unisono.methods.survival.cox_result import CoxResult
 from unisono.methods.survival.cox_solvers import CommonBaseline, PerSiteBaseline, steep
@@ -337,7 +337,7 @@ class CoxRegression(Method[CoxSpec]):
         totals = await federation.sum(self.totals)
         answerable(self, totals)
         solver = (CommonBaseline if self.common else PerSiteBaseline)(self, federation, totals)
-        fit = await maximise(solver.evaluate, self.design.names, float(totals.patients) * self.heaviest)
+        fit = await maximise(solver.evaluate, self.design.names, scale_of(self, totals))
         beta = fit.best.beta
         time = None if self.g is None else await solver.time_information(fit.best)
         hazard = await solver.hazard(fit.best)

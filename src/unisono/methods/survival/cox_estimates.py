@@ -12,7 +12,7 @@ from unisono.methods.design import Design, Matrix, Vector
 from unisono.methods.newton import covariance, solve_information
 from unisono.methods.survival.baseline import Baseline, Reference, curve_estimates, profiles, survival_estimates
 from unisono.methods.survival.concordance import Pairs
-from unisono.methods.survival.cox_checks import advice
+from unisono.methods.survival.cox_checks import advice, ph_advice
 from unisono.methods.survival.cox_result import CoxResult
 from unisono.methods.survival.cox_sums import Totals
 from unisono.methods.survival.fit import Fit
@@ -45,6 +45,7 @@ def estimates_of(method: CoxRegression, found: Found) -> CoxResult:
     if found.time is not None:
         tests = score_test(best.information, found.time, _terms(method))
         ph_check = {"transform": spec.ph_check, "tests": tests}
+        notes += ph_advice(method.study, tests)
         if any(row["p"] is None for row in tests):
             notes.append(
                 "Proportional hazards could not be checked for some covariates: events hardly differ in time there."

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from unisono.methods.base import Result
-from unisono.methods.design import variables_of
+from unisono.methods.design import Column, Design, column_labels, label_of, say_adjusted
 from unisono.methods.figures import COLOURS, FAINT, INK, new_figure, ratio_axis
-from unisono.methods.wording import direction, say_interval, say_list, say_number, say_one, say_p
+from unisono.methods.wording import direction, say_interval, say_number, say_one, say_p
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable
 
 if TYPE_CHECKING:
@@ -59,37 +59,36 @@ class CoxResult(Result):
         """The first covariate's effect in one sentence, with direction and reference; the others are what it is adjusted
         for."""
         rows = self.estimates["coefficients"]
-        covariates = [str(c) for c in self.study.analyses[self.analysis].parameters["covariates"]]
-        first = [row for row in rows if _term(row["name"]) == covariates[0].replace(" ", "")] or rows[:1]
-        text = "; ".join(self._say(row) for row in first[:_IN_HEADLINE])
-        others = [self._label(name) for name in variables_of(covariates[1:]) if name != covariates[0]]
-        adjusted = f", adjusted for {say_list(others)}" if others else ""
+        first = Design(self.study, self._covariates[:1]).columns[:_IN_HEADLINE]
+        text = "; ".join(self._say(row, column) for row, column in zip(rows, first, strict=False))
+        adjusted = say_adjusted(self.study, self._covariates)
         return f"{text[:1].upper()}{text[1:]}{adjusted}, in {self.estimates['n']} patients."
 
-    def _say(self, row: dict[str, Any]) -> str:
+    @property
+    def _covariates(self) -> list[str]:
+        return [str(c) for c in self.study.analyses[self.analysis].parameters["covariates"]]
+
+    def _say(self, row: dict[str, Any], column: Column) -> str:
         digits = _digits(row)
         interval = say_interval(row["ci_low"], row["ci_high"], self.estimates["confidence"], digits)
         ratio = say_number(row["hr"], digits)
-        event = self._label(str(self.study.analyses[self.analysis].parameters["event"]))
+        event = label_of(self.study, str(self.study.analyses[self.analysis].parameters["event"]))
         if ratio == say_number(1.0, digits):
             found = f"the hazard ({event}) was about the same: {ratio} times as high"
         else:
             found = f"the hazard ({event}) was {direction(row['hr'], 1.0)}: {ratio} times as high"
         open_question = "" if not row["ci_low"] <= 1 <= row["ci_high"] else "; compatible with no difference"
-        return f"{self._who(row['name'])} {found} ({interval}, {say_p(row['p'])}{open_question})"
+        return f"{self._who(column)} {found} ({interval}, {say_p(row['p'])}{open_question})"
 
-    def _label(self, name: str) -> str:
-        return self.study.variables[name].label or name
-
-    def _who(self, column: str) -> str:
+    def _who(self, column: Column) -> str:
         """``for sex female (against male)``, ``for each year more of age``; an interaction is named as it is."""
-        if ":" in column:
-            return f"for {column} (interaction)"
-        name, _, level = column.rstrip("]").partition("[")
-        variable = self.study.variables[name]
-        label = variable.label or name
+        if len(column.factors) > 1:
+            return f"for {column.name} (interaction)"
+        (factor,) = column.factors
+        variable, label = self.study.variables[factor.variable], label_of(self.study, factor.variable)
         if isinstance(variable, CategoryVariable):
-            return f"for {label} {level} (against {variable.reference})"
+            assert factor.level is not None
+            return f"for {label} {variable.levels[factor.level]} (against {variable.reference})"
         if isinstance(variable, BooleanVariable):
             return f"for {label} yes (against no)"
         assert isinstance(variable, NumberVariable)
@@ -97,7 +96,7 @@ class CoxResult(Result):
 
     def plot(self) -> Figure:
         """A forest plot: hazard ratios with their limits on a logarithmic axis."""
-        rows = self.estimates["coefficients"]
+        rows, labels = self.estimates["coefficients"], column_labels(self.study, self._covariates)
         figure, (ax,) = new_figure(7.0, 1.3 + 0.42 * len(rows))
         ax.axvline(1.0, color=FAINT, linewidth=1, zorder=0)
         for y, row in enumerate(rows):
@@ -114,16 +113,11 @@ class CoxResult(Result):
                 color=INK,
             )
         ratio_axis(ax)
-        ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
+        ax.set_yticks(range(len(rows)), [labels[row["name"]] for row in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         percent = f"{100 * self.estimates['confidence']:.10g}"
         ax.set_xlabel(f"Hazard ratio ({percent}% CI)")
         return figure
-
-
-def _term(column: str) -> str:
-    """The covariate of a coefficient: ``sex[female]`` is of ``sex``, ``age:sex[female]`` of ``age:sex``."""
-    return ":".join(part.partition("[")[0] for part in column.split(":"))
 
 
 def _digits(row: dict[str, Any]) -> int:

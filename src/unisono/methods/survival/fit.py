@@ -27,6 +27,9 @@ _FLOOR = 1e-5
 """Below this length, steps that no longer shrink are the rounding of the sums: converged as well."""
 _NEAR = 0.1
 """From here on (in standard errors) a regular fit converges quadratically: each step is far shorter than the one before."""
+_NARROW = 1e-4
+"""A spread on the scale of the columns below which the declared bounds are far too wide: the limit on coefficients would
+then be a hazard ratio next to 1 for a whole standard deviation."""
 _RUNAWAY = 30.0
 """A standard error this many times that at 0, while steps shrink slowly: the likelihood flattens and rises for ever."""
 
@@ -42,6 +45,22 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What counts as little. patients, events: their (weighted) numbers. numbers: the columns that hold a number.
+    crowded: those among them whose values fill next to nothing of the declared range, or are all the same."""
+
+    patients: float
+    events: float
+    numbers: frozenset[str]
+    crowded: frozenset[str]
+
+    def narrow(self, null: Point, names: Sequence[str]) -> list[str]:
+        """The numbers whose declared half-range is more than 1e4 times their spread within risk sets."""
+        spread = np.sqrt(np.maximum(np.diag(null.information), 0.0) / max(self.events, 1e-300))
+        return [name for name, s in zip(names, spread, strict=True) if name in self.numbers and s < _NARROW]
+
+
+@dataclass(frozen=True)
 class Fit:
     """The maximum, the point beta = 0, and how many Newton steps lie between them."""
 
@@ -53,14 +72,15 @@ class Fit:
 Evaluate = Callable[[Vector], Awaitable[Point]]
 
 
-async def maximise(evaluate: Evaluate, names: Sequence[str], patients: float) -> Fit:
-    """From beta = 0. patients: their (weighted) number, for the scale of what counts as nothing.
+async def maximise(evaluate: Evaluate, names: Sequence[str], scale: Scale) -> Fit:
+    """From beta = 0.
 
     `MethodError`, rules: ``constant-covariate``, ``collinearity``, ``monotone-likelihood``, ``convergence``.
     A fit that does not converge is an error, never a result that could be mistaken for one.
     """
     point = null = await evaluate(np.zeros(len(names)))
-    _refuse_constant(null, names, patients)
+    _refuse_constant(null, names, scale)
+    narrow = scale.narrow(null, names)
     at_null = np.sqrt(np.diag(covariance(null.information, names)))
     before, iterations, evaluations = np.inf, 0, 1
     while True:
@@ -70,8 +90,8 @@ async def maximise(evaluate: Evaluate, names: Sequence[str], patients: float) ->
             return Fit(point, null, iterations)
         grown = np.abs(step) / (length * at_null)  # at least how many times the standard error at 0
         if 0.3 * before < length < _NEAR and grown.max() > _RUNAWAY:
-            raise _monotone(names, grown > max(_RUNAWAY, 0.1 * grown.max()))
-        step *= _room(point.beta, step, names)
+            raise _monotone(names, grown > max(_RUNAWAY, 0.1 * grown.max()), narrow)
+        step *= _room(point.beta, step, names, narrow)
         point, used = await _uphill(evaluate, point, step, MAX_STEPS - evaluations)
         before, iterations, evaluations = length, iterations + 1, evaluations + used
 
@@ -91,7 +111,7 @@ async def _uphill(evaluate: Evaluate, point: Point, step: Vector, budget: int) -
     )
 
 
-def _room(beta: Vector, step: Vector, names: Sequence[str]) -> float:
+def _room(beta: Vector, step: Vector, names: Sequence[str], narrow: Sequence[str]) -> float:
     """The part of the step that stays within the limit on coefficients."""
     reach = np.abs(beta + step)
     outside = reach > LIMIT
@@ -100,12 +120,17 @@ def _room(beta: Vector, step: Vector, names: Sequence[str]) -> float:
     moving = np.abs(step[outside])
     room = float(((LIMIT - np.sign(step[outside]) * beta[outside]) / moving).min())
     if room < 1e-3:
-        raise _monotone(names, outside)
+        raise _monotone(names, outside, narrow)
     return room
 
 
-def _monotone(names: Sequence[str], which: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> MethodError:
-    involved = say_list([name for name, bad in zip(names, which, strict=True) if bad])
+def _monotone(
+    names: Sequence[str], which: np.ndarray[tuple[int], np.dtype[np.bool_]], narrow: Sequence[str]
+) -> MethodError:
+    bad = [name for name, out in zip(names, which, strict=True) if out]
+    if set(bad) <= set(narrow):
+        return _too_wide(bad)
+    involved = say_list(bad)
     return MethodError(
         f"The likelihood rises for ever along {involved}: there is no finite hazard ratio (monotone likelihood).",
         rule="monotone-likelihood",
@@ -114,11 +139,25 @@ def _monotone(names: Sequence[str], which: np.ndarray[tuple[int], np.dtype[np.bo
     )
 
 
-def _refuse_constant(null: Point, names: Sequence[str], patients: float) -> None:
+def _too_wide(names: Sequence[str]) -> MethodError:
+    involved = say_list(names)
+    return MethodError(
+        f"Nothing can be learnt about {involved}: beside the declared min/max it hardly varies.",
+        rule="declared-bounds",
+        remedy=f"The declared min/max of {involved} are far too wide: declare what is plausible. "
+        "If it is truly the same in every patient, leave it out of `covariates`.",
+    )
+
+
+def _refuse_constant(null: Point, names: Sequence[str], scale: Scale) -> None:
     """A column without variance in any risk set. (Exact zero is blurred by the rounding of sums, ~1e-14 of n.)"""
-    flat = np.diag(null.information) <= 1e-12 * patients
+    flat = np.diag(null.information) <= 1e-12 * scale.patients
     if flat.any():
-        involved = say_list([name for name, f in zip(names, flat, strict=True) if f])
+        constant = [name for name, f in zip(names, flat, strict=True) if f]
+        crowded = [name for name in constant if name in scale.crowded]
+        if crowded:
+            raise _too_wide(crowded)
+        involved = say_list(constant)
         raise MethodError(
             f"Nothing can be learnt about {involved}: among the patients at risk together it does not vary.",
             rule="constant-covariate",

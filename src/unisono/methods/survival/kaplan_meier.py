@@ -178,6 +178,8 @@ def estimate(method: KaplanMeier, curves: Curves) -> KaplanMeierResult:
         notes.append(
             f"Not shown, because fewer than {min_count} patients are in a group or could be told from it: {say_list(hidden)}."
         )
+    if not curves.exits[[n is not None for n in visible], 1:].any():
+        notes.append("All times are 0 on this grid: check the mapping of the time, and the step of the grid.")
     groups = [
         {
             "name": name,
@@ -223,7 +225,7 @@ def _group(method: KaplanMeier, curves: Curves, g: int, ticks: list[int], notes:
     estimated = product_limit(events, at_risk)
     low, high = estimated.band(spec.confidence)
     wanted = [axis.position(t) for t in spec.at]
-    points, fixed = shown(counts, [*wanted, *ticks])
+    points, fixed = shown(counts, wanted, ticks)
 
     def row(k: int) -> dict[str, float | int | None]:
         return {
@@ -240,11 +242,8 @@ def _group(method: KaplanMeier, curves: Curves, g: int, ticks: list[int], notes:
     blank: dict[str, float | int | None] = dict.fromkeys(("survival", "low", "high", "at_risk"))
     rows = [row(k) for k in points]
     at = [{"time": t, **(row(k) if k in fixed else blank), "few": few(k)} for t, k in zip(spec.at, wanted, strict=True)]
-    unshown = [f"{t:g}" for t, k in zip(spec.at, wanted, strict=True) if k not in fixed]
-    if unshown:
-        notes.append(
-            f"{name}: survival at {say_list(unshown)} {axis.unit} is not shown, too few patients changed or were at risk."
-        )
+    asked = zip(spec.at, wanted, strict=True)
+    notes += _why_not(counts, f"{name}: survival at", axis.unit, {t: k for t, k in asked if k not in fixed})
 
     def median(values: Float, what: str) -> float | None:
         k = first_at_or_below(values, 0.5)
@@ -267,6 +266,21 @@ def _group(method: KaplanMeier, curves: Curves, g: int, ticks: list[int], notes:
         "at_risk": [int(at_risk[k]) if k in fixed else None for k in ticks],
         "few_at_risk": [few(k) for k in ticks],
     }
+
+
+def _why_not(counts: Counts, what: str, unit: str, unshown: dict[float, int]) -> list[str]:
+    """Why survival at some times (and their grid positions) is not shown, a sentence for each reason."""
+    least = counts.min_count
+    reasons: dict[str, list[str]] = {}
+    for time, k in unshown.items():
+        if counts.at_risk[k] < least:
+            reason = f"fewer than {least} patients were at risk"
+        elif not counts.holds(k):
+            reason = f"fewer than {least} patients were at risk at an earlier time, where the curve ends"
+        else:
+            reason = f"fewer than {least} patients changed between it and a neighbouring shown time (or the start)"
+        reasons.setdefault(reason, []).append(f"{time:g}")
+    return [f"{what} {say_list(times)} {unit} is not shown: {reason}." for reason, times in reasons.items()]
 
 
 def _or_none(value: float) -> float | None:

@@ -79,7 +79,8 @@ class KaplanMeierResult(Result):
             _draw(main, group, colour)
         unit = self.estimates["time"]["unit"]
         main.set_ylim(0, 1.02)
-        last = max([g["curve"]["time"][-1] for g in groups] + self.estimates["at_risk_times"], default=1.0)
+        last = max([g["curve"]["time"][-1] for g in groups] + self.estimates["at_risk_times"], default=0.0)
+        last = last or self.estimates["time"]["step"]  # all times are 0
         main.set_xlim(-0.03 * last, 1.03 * last)  # room for the first and the last number at risk
         main.set_ylabel("Probability of no event")
         main.set_xlabel(f"{self._label} ({say_unit(unit)})")

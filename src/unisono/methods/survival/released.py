@@ -5,6 +5,7 @@ The estimates are computed on the full grid; this decides, on the opened totals,
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -53,17 +54,18 @@ MOST_POINTS = 1000
 """Of one curve, about: more cannot be seen in a figure, and a hundred thousand would only swell the files."""
 
 
-def shown(counts: Counts, wanted: Iterable[int]) -> tuple[list[int], set[int]]:
-    """The grid positions at which a curve is shown, increasing; and those of `wanted` that are among them.
+def shown(counts: Counts, wanted: Iterable[int], ticks: Iterable[int] = ()) -> tuple[list[int], set[int]]:
+    """The grid positions at which a curve is shown, increasing; and those of `wanted` and `ticks` that are among them.
 
-    Times that the study itself names (`wanted`) come first; the data's own steps are fitted in between them.
+    Times that the study itself names (`wanted`) come first; round times (`ticks`) are fitted in between them, and only
+    then the data's own steps.
     """
-    begin, end = counts.span
+    _, end = counts.span
     fixed: list[int] = []
-    for k in sorted(set(wanted)):
-        before = fixed[-1] if fixed else -1
-        if begin <= k < end and counts.between(before, k, none_too=True):
-            fixed.append(k)
+    for k in [*sorted(set(wanted)), *sorted(set(ticks))]:
+        place = bisect(fixed, k)
+        if counts.holds(k) and _fits(counts, fixed[place - 1] if place else -1, k, fixed[place : place + 1]):
+            fixed.insert(place, k)
     points: list[int] = []
     for a, b in zip([-1, *fixed], [*fixed, None], strict=True):
         points += _fill(counts, a, b, end)
@@ -71,6 +73,11 @@ def shown(counts: Counts, wanted: Iterable[int]) -> tuple[list[int], set[int]]:
     asked_for = set(fixed)
     every = max(1, -(-len(points) // MOST_POINTS))
     return [k for i, k in enumerate(points) if i % every == 0 or k in asked_for], asked_for
+
+
+def _fits(counts: Counts, before: int, k: int, after: list[int]) -> bool:
+    """Whether `k`, named by the study or a round time, may stand between its neighbours in what is shown."""
+    return counts.between(before, k, none_too=True) and all(counts.between(k, b, none_too=True) for b in after)
 
 
 def _fill(counts: Counts, a: int, b: int | None, end: int) -> list[int]:

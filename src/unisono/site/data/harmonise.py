@@ -20,7 +20,7 @@ from unisono.site.data import columns
 from unisono.site.data.columns import Values
 from unisono.site.data.fitting_units import suggestion
 from unisono.site.data.mapping import FixedDate, Mapping, VariableMapping
-from unisono.site.data.problems import ColumnError, DataProblem, DataProblems, rows_text
+from unisono.site.data.problems import ROWS_SHOWN, ColumnError, DataProblem, DataProblems, rows_text
 from unisono.site.data.readers import Raw
 from unisono.site.data.validation import Validation, VariableReport
 from unisono.study import units
@@ -94,8 +94,10 @@ def _problem(error: ColumnError, variable: str, entry: VariableMapping, raw: Raw
     names = f"column {said[0]!r}" if len(said) == 1 else f"columns {' and '.join(map(repr, said))}"
     where = ""
     if error.rows is not None:
-        where = f" {rows_text(error.rows, raw.first_row)}"
-        where += f" ({error.rows.size:,} of {raw.n:,} rows{'; the header is row 1' if raw.first_row == 2 else ''})"
+        numbers = raw.row_numbers(error.rows[:ROWS_SHOWN].tolist())
+        where = f" {rows_text(numbers, error.rows.size)}"
+        header = f"; the header is row {raw.header_row}" if raw.header_row is not None else ""
+        where += f" ({error.rows.size:,} of {raw.n:,} rows{header})"
     what = error.what if error.rows is not None or not error.what.endswith(",") else error.what[:-1]
     return DataProblem(variable, f"The {names} for {variable!r} {what}{where}.", error.rule, error.remedy)
 
@@ -218,12 +220,17 @@ def _plausible(values: Values, converted: Values, unit: str, variable: NumberVar
         return
     better = suggestion(values, variable, unit)
     raise ColumnError(
-        f"is mostly ({share:.0%}) outside the declared bounds {_bounds(variable)} when read as {unit!r}; wrong units?",
+        f"is mostly ({share:.0%}) outside the declared bounds {_bounds(variable)} when read as {unit!r}",
         "plausible-units",
-        f"The values would fit as {better!r}: say `unit: {better!r}` in the mapping if that is what they are."
+        f"{_WIDEN} Only if the column really is in another unit, say so in the mapping (for example"
+        f" `unit: {better!r}` would fit)."
         if better
-        else "No usual unit would fit; is this the right column?",
+        else f"{_WIDEN} Otherwise, is this the right column? No other usual unit would fit.",
     )
+
+
+_WIDEN = "If the values are right, widen `min` and `max` of the variable in the study."
+"""Said first: a unit that happens to fit, and is not the column's, would change every value without a word."""
 
 
 def _bounds(variable: NumberVariable) -> str:
@@ -244,7 +251,7 @@ def _within(
         raise ColumnError(
             f"is outside the declared bounds {_bounds(variable)}",
             "declared-bounds",
-            "Correct these rows, or decide in the mapping: `outside: missing` or `outside: clamp`.",
+            f"Correct these rows, or decide in the mapping: `outside: missing` or `outside: clamp`. {_WIDEN}",
             np.flatnonzero(outside),
         )
     if entry.outside == "missing":

@@ -52,6 +52,7 @@ class MappingProblems(MappingError):
             f"The mapping {name} has {len(problems)} problems:\n  " + "\n  ".join(lines),
             rule=problems[0].rule if len({p.rule for p in problems}) == 1 else "valid-mapping",
             remedy="Correct each line as it says; docs/mapping.md shows every setting.",
+            where=name,
             problems=tuple(problems),
         )
 

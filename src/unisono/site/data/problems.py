@@ -61,8 +61,8 @@ class ColumnError(Exception):
         self.column: str | None = None
 
 
-def rows_text(rows: NDArray[np.intp], first_row: int) -> str:
-    """``in row 7``, ``in rows 7, 9, 12, 30, 31 and 4 more``; numbered as in the file."""
-    shown = ", ".join(str(int(r) + first_row) for r in rows[:ROWS_SHOWN])
-    more = f" and {rows.size - ROWS_SHOWN} more" if rows.size > ROWS_SHOWN else ""
-    return f"in row{'s' if rows.size > 1 else ''} {shown}{more}"
+def rows_text(numbers: Sequence[int], total: int) -> str:
+    """``in row 7``, ``in rows 7, 9, 12, 30, 31 and 4 more``. numbers: the first rows', as in the file; total: of all."""
+    shown = ", ".join(map(str, numbers[:ROWS_SHOWN]))
+    more = f" and {total - ROWS_SHOWN} more" if total > ROWS_SHOWN else ""
+    return f"in row{'s' if total > 1 else ''} {shown}{more}"

@@ -24,7 +24,8 @@ import pyarrow.parquet
 
 from unisono.errors import DataError
 from unisono.site.data.mapping import FileFormat
-from unisono.site.data.sniff import SAMPLE_BYTES, rows_of, sniff_decimal, sniff_delimiter
+from unisono.site.data.problems import ROWS_SHOWN, rows_text
+from unisono.site.data.sniff import SAMPLE_BYTES, rows_of, rows_of_records, sniff_decimal, sniff_delimiter
 
 MAX_BYTES = 4 * 1024**3
 """Largest CSV file, 4 GiB; larger ones belong into Parquet, which is read a column at a time."""
@@ -49,7 +50,7 @@ class Raw:
 
     name: how messages call the source (``padua.csv``); file: what was said or sniffed about its format.
     names: every column there is; columns: those that were read, as Arrow arrays of length `n`.
-    first_row: the number of the first patient's row in messages (2 under a header line, 1 otherwise).
+    path: of a CSV, to count rows in; None otherwise.
     notes: what was sniffed, for the report.
     """
 
@@ -59,12 +60,25 @@ class Raw:
     columns: Mapping[str, Any]
     n: int
     file: FileFormat
-    first_row: int
+    path: Path | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def header_row(self) -> int | None:
+        """The number of a CSV's header row; None where there is none."""
+        return None if self.path is None else _in_file(self.path, self.file, [0])[0]
+
     def row_numbers(self, index: Sequence[int]) -> list[int]:
-        """Positions (from 0) as the row numbers that a person finds in the file."""
-        return [int(i) + self.first_row for i in index]
+        """Positions (from 0, growing) as the rows that a person finds in a spreadsheet: header and blank lines count."""
+        records = [int(i) + 1 for i in index]
+        return records if self.path is None else _in_file(self.path, self.file, records)
+
+
+def _in_file(path: Path, file: FileFormat, records: Sequence[int]) -> list[int]:
+    """The rows (from 1) of a CSV's records (the header is 0). Reads only as far as it must."""
+    encoding = "utf-8-sig" if file.encoding == "utf-8" else file.encoding
+    with path.open(encoding=encoding, errors="replace", newline="") as text:
+        return rows_of_records(text, file.delimiter or ",", records)
 
 
 def read(
@@ -180,7 +194,7 @@ def _csv(path: Path, size: int, file: FileFormat, wanted: Collection[str] | None
     columns = _pick(header, wanted)
     table = _parse(path, file, header, columns, name)
     _check_rows(table.num_rows, name)
-    return Raw(name, "csv", tuple(header), _columns(table), table.num_rows, file, 2, tuple(notes))
+    return Raw(name, "csv", tuple(header), _columns(table), table.num_rows, file, path, tuple(notes))
 
 
 def _sample(path: Path, file: FileFormat, name: str) -> tuple[str, str]:
@@ -211,7 +225,8 @@ def _not_encoded(encoding: str, name: str) -> NoReturn:
     raise DataError(
         f"{name} is not {encoding.upper()} text.",
         rule="text-encoding",
-        remedy=f"Say the encoding in the mapping, for example `file: {{encoding: {other}}}`, or export it as UTF-8.",
+        remedy=f"Say the encoding: `file: {{encoding: {other}}}` in the mapping, or `--encoding {other}` of `unisono site map`"
+        " if there is none yet; or export the file as UTF-8.",
     )
 
 
@@ -264,13 +279,11 @@ def _parse(path: Path, file: FileFormat, header: list[str], columns: list[str], 
     with contextlib.suppress(pa.ArrowInvalid):
         _arrow_csv(path, file, header, columns, ragged)
     if ragged:
-        shown = ", ".join(str(row) for row, _ in ragged[:5]) + (
-            f" and {len(ragged) - 5} more" if len(ragged) > 5 else ""
-        )
-        first, fields = ragged[0]
+        # Arrow counts the header as 1, and no blank line.
+        head, *rows = _in_file(path, file, [0, *(number - 1 for number, _ in ragged[:ROWS_SHOWN])])
         raise DataError(
-            f"{name} has rows with another number of fields than its {len(header)} columns: "
-            f"row{'s' if len(ragged) > 1 else ''} {shown} (the header is row 1; row {first} has {fields} fields).",
+            f"{name} has rows with another number of fields than its {len(header)} columns "
+            f"{rows_text(rows, len(ragged))} (the header is row {head}; row {rows[0]} has {ragged[0][1]} fields).",
             rule="rectangular-table",
             remedy=f"Quote fields that contain {file.delimiter!r}, or correct the delimiter in the mapping.",
         )
@@ -328,7 +341,7 @@ def _parquet(path: Path, file: FileFormat, wanted: Collection[str] | None, name:
             rule="readable-file",
             remedy="The file may be damaged, encrypted or half copied; export it again.",
         ) from None
-    return Raw(name, "parquet", names, _columns(table), n, FileFormat(format="parquet", decimal=file.decimal), 1)
+    return Raw(name, "parquet", names, _columns(table), n, FileFormat(format="parquet", decimal=file.decimal))
 
 
 def _frame(frame: pd.DataFrame, file: FileFormat, wanted: Collection[str] | None, name: str) -> Raw:
@@ -346,14 +359,14 @@ def _frame(frame: pd.DataFrame, file: FileFormat, wanted: Collection[str] | None
                 rule="one-type-per-column",
                 remedy="Convert it first: numbers with pandas.to_numeric, everything else with .astype(str).",
             ) from None
-    return Raw(name, "frame", names, columns, len(frame), FileFormat(decimal=file.decimal), 1)
+    return Raw(name, "frame", names, columns, len(frame), FileFormat(decimal=file.decimal))
 
 
 def _arrow(table: Any, file: FileFormat, wanted: Collection[str] | None, name: str) -> Raw:
     names = _distinct(table.column_names, name)
     _check_rows(table.num_rows, name)
     chosen = table.select(_pick(names, wanted))
-    return Raw(name, "frame", names, _columns(chosen), table.num_rows, FileFormat(decimal=file.decimal), 1)
+    return Raw(name, "frame", names, _columns(chosen), table.num_rows, FileFormat(decimal=file.decimal))
 
 
 def _columns(table: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 SAMPLE_BYTES = 256 * 1024
@@ -31,6 +32,28 @@ def rows_of(sample: str, delimiter: str, at_most: int = 200) -> list[list[str]]:
     except csv.Error:
         pass
     return rows
+
+
+def rows_of_records(text: Iterable[str], delimiter: str, wanted: Sequence[int]) -> list[int]:
+    """The rows (from 1) of records (from 0, growing), where blank lines are rows and no records: as a spreadsheet shows
+    them. Where the csv module cannot read on, the rest is counted as if there were no further blank line."""
+    found: list[int] = []
+    row = record = 0
+    reader = csv.reader(text, delimiter=delimiter)
+    while len(found) < len(wanted):
+        try:
+            fields = next(reader, None)
+        except csv.Error:
+            fields = None
+        if fields is None:
+            return [*found, *(row + 1 + n - record for n in wanted[len(found) :])]
+        row += 1
+        if not fields:
+            continue
+        if record == wanted[len(found)]:
+            found.append(row)
+        record += 1
+    return found
 
 
 def sniff_delimiter(sample: str) -> str:

@@ -81,9 +81,9 @@ class Validation:
             ("known", "right"),
             ("missing", "right"),
         ):
-            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-        table.add_column("out of bounds", justify="right")
-        table.add_column("moved to grid", justify="right")
+            table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column("out of bounds", justify="right", overflow="fold")
+        table.add_column("moved to grid", justify="right", overflow="fold")
         for v in self.variables:
             outside = f"{v.outside:,} {v.treatment}".strip() if v.outside else "0"
             moved = f"{v.moved:,} (at most {v.largest_move:.3g} {v.unit})" if v.moved else "0"
