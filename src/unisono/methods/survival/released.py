@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,12 @@ class Counts:
     at_risk: Float
     min_count: int
 
-    @property
+    @cached_property
+    def _before(self) -> list[float]:
+        """(k + 1,) how many changed before each grid time; whole numbers, so differences are exact."""
+        return [0.0, *np.cumsum(self.changes).tolist()]
+
+    @cached_property
     def span(self) -> tuple[int, int]:
         """[begin, end): the grid times with enough patients at risk, without the tail after them."""
         enough = np.flatnonzero(self.at_risk >= self.min_count)
@@ -44,8 +50,9 @@ class Counts:
         """Whether i and j may be neighbours in what is shown: enough patients changed in (i, j], and the numbers at risk
         of the two are equal or differ by as many, so that neither subtraction isolates a few. `none_too`: nobody at all
         in (i, j] is as good (only where the two times were fixed by the study and not by the data)."""
-        changed = float(self.changes[i + 1 : j + 1].sum())
-        left = float(self.changes[max(i, 0) : j].sum())
+        before = self._before
+        changed = before[j + 1] - before[i + 1]
+        left = before[j] - before[max(i, 0)]
         steps = changed >= self.min_count or (none_too and changed == 0)
         return steps and (left >= self.min_count or left == 0)
 
