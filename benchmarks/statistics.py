@@ -85,7 +85,7 @@ def unisono(folder: Path, baseline: str) -> dict[str, Any]:
     from unisono.engines.embedded.run import Settings, SiteData, run_study
     from unisono.methods.registry import check
     from unisono.protection.encoding import exact
-    from unisono.protection.secagg import aggregate, site
+    from unisono.protection.secagg import aggregate, setup, site
     from unisono.study.load import load
 
     spent = [0.0]
@@ -93,7 +93,8 @@ def unisono(folder: Path, baseline: str) -> dict[str, Any]:
     timed(exact, "decode", spent)
     for cls, names in (
         (site.SiteSession, ("advertise", "share", "mask", "unmask")),
-        (aggregate.AggregatorSession, ("collect_advertise", "collect_shares", "collect_masked", "inbox_for", "state_tree", "collect_unmask", "open")),
+        (setup.SlotSetup, ("collect_advertise", "key_roster", "collect_shares", "inbox_for")),
+        (aggregate.AggregatorSession, ("collect_masked", "state_tree", "collect_unmask", "open")),
     ):  # fmt: skip
         for name in names:
             timed(cls, name, spent)

@@ -1,6 +1,8 @@
-"""The `exact` encoding and typed leaves."""
+"""The `exact` encoding, typed leaves, and the one face of both encodings."""
 
 from __future__ import annotations
+
+import secrets
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unisono.errors import DataError, ProtocolError
-from unisono.protection.encoding import exact
-from unisono.protection.leaves import Leaf, count, curve, moment
+from unisono.protection.encoding import codec, exact
+from unisono.protection.leaves import Leaf, count, curve, moment, update
+from unisono.protection.prg import mask_into
 
 BOUNDS = st.floats(1e-6, 1e12)
 
@@ -91,6 +94,8 @@ def test_negative_numbers_wrap_and_come_back():
         (count((), 5, ""), np.array(6), "declared-bound"),
         (count((), 5, ""), np.array(2.5), "declared-bound"),
         (count((2,), 5, ""), np.array([1, 2, 3]), "declared-shape"),
+        (count((), 5, ""), np.array("two"), "declared-shape"),
+        (count((), 5, ""), np.array(2j), "declared-shape"),
     ],
 )
 def test_what_was_not_declared_does_not_leave(leaf: Leaf, value: np.ndarray, rule: str):
@@ -111,3 +116,75 @@ def test_an_opened_sum_of_another_shape_is_refused(total: np.ndarray):
     with pytest.raises(ProtocolError) as error:
         exact.decode(total, {"m": moment((3,), 1.0, "")})
     assert error.value.rule == "encoding-length"
+
+
+def test_a_leaf_that_is_missing_is_refused():
+    with pytest.raises(DataError) as error:
+        exact.encode({}, {"x": count((), 5, "")})
+    assert error.value.rule == "declared-shape"
+    assert "'x' is missing" in error.value.what
+
+
+MIXED = {"n": count((2,), 100, ""), "w": update((5,), 1.0, ""), "m": moment((), 3.0, "")}
+STATISTICS = {"n": MIXED["n"], "m": MIXED["m"]}
+
+
+def test_an_update_travels_in_32_bits_and_statistics_in_64():
+    assert codec.encoding_of(MIXED) == "fixed32"
+    assert codec.encoding_of(STATISTICS) == "exact"
+    assert codec.codec("fixed32").dtype == np.uint32
+    assert codec.codec("exact").dtype == np.uint64
+
+
+@pytest.mark.parametrize(("name", "leaves"), [("exact", STATISTICS), ("exact", MIXED), ("fixed32", MIXED)])
+def test_either_encoding_is_used_in_the_same_way(name: str, leaves: dict[str, Leaf]):
+    chosen = codec.codec(name)
+    assert chosen.name == name
+    tree = {"n": np.array([3, 4]), "w": np.array([0, 0.5, -0.5, 1, -1]), "m": np.array(-1.25)}
+    words = [codec.encode(chosen, tree, leaves, 4) for _ in range(4)]
+    assert {w.dtype for w in words} == {chosen.dtype}
+    assert {w.size for w in words} == {chosen.length(leaves)}
+    opened = chosen.decode(np.add.reduce(words, dtype=chosen.dtype), leaves, 4)
+    assert opened.clipped == 0
+    assert list(opened.tree) == list(leaves)
+    for leaf in leaves:
+        np.testing.assert_allclose(opened.tree[leaf], 4 * tree[leaf], atol=1e-8)
+
+
+@pytest.mark.parametrize(("name", "leaves"), [("exact", STATISTICS), ("fixed32", MIXED)])
+def test_a_source_gives_the_words_that_are_kept(name: str, leaves: dict[str, Leaf]):
+    chosen = codec.codec(name)
+    tree = {"n": np.array([3, 4]), "w": np.zeros(5), "m": np.array(-1.25)}
+    source = chosen.source(tree, leaves, 4, secrets.token_bytes)
+    out, kept = np.empty(source.size, chosen.dtype), np.empty(source.size, chosen.dtype)
+    mask_into(out, source, [(bytes(32), 1)], keep=kept)
+    np.testing.assert_array_equal(chosen.decode(kept, leaves, 4).tree["n"], [3, 4])
+    assert (out != kept).all()
+
+
+@pytest.mark.parametrize("name", ["exact", "fixed32"])
+def test_neither_encoding_takes_more_sites_than_it_has_room_for(name: str):
+    chosen = codec.codec(name)
+    leaves = {"n": count((), 5, "")}
+    for sites in (0, 2**15 + 1):
+        with pytest.raises(ProtocolError) as error:
+            codec.encode(chosen, {"n": np.array(1)}, leaves, sites)
+        assert error.value.rule == "encoding-sites"
+        with pytest.raises(ProtocolError) as error:
+            chosen.decode(np.zeros(chosen.length(leaves), chosen.dtype), leaves, sites)
+        assert error.value.rule == "encoding-sites"
+
+
+def test_a_sum_in_the_other_ring_is_refused():
+    for name, dtype in (("exact", np.uint32), ("fixed32", np.uint64)):
+        chosen = codec.codec(name)
+        with pytest.raises(ProtocolError) as error:
+            chosen.decode(np.zeros(chosen.length(MIXED), dtype), MIXED, 3)
+        assert error.value.rule == "encoding-length"
+
+
+def test_an_unknown_encoding_is_refused_with_the_known_ones():
+    with pytest.raises(ProtocolError) as error:
+        codec.codec("float16")
+    assert error.value.rule == "encoding"
+    assert "exact, fixed32" in error.value.remedy

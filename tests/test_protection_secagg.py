@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.secagg import ASK, NAMES, Hall, chi_square_of_bytes, identities, roster_of, seeded, wired
+from tests.support.secagg import ASK, NAMES, Hall, chi_square_of_bytes, identities, refusal, roster_of, seeded, wired
 from unisono.errors import ProtocolError
 from unisono.federation.tree import pack, unpack
+from unisono.protection.encoding.fixed32 import Quantiser
+from unisono.protection.leaves import Leaf, count
 from unisono.protection.secagg.aggregate import AggregatorSession
+from unisono.protection.secagg.group import group_of
 from unisono.protection.secagg.messages import Advertise, MaskedInput, Unmask
-from unisono.protection.secagg.parameters import threshold
+from unisono.protection.secagg.parameters import derive
 from unisono.protection.secagg.roster import Identity, Roster
+from unisono.protection.secagg.setup import Drawing, SlotSetup
 
 # Parameters
 
@@ -25,14 +31,14 @@ from unisono.protection.secagg.roster import Identity, Roster
     [(3, 1, 3, 0), (4, 1, 3, 1), (5, 1, 4, 1), (10, 3, 7, 3), (7, 0, 4, 3), (32, 1, 17, 15)],
 )
 def test_threshold_of_the_design(n: int, colluding: int, t: int, drops: int):
-    parameters = threshold(n, colluding, 3)
+    parameters = derive(n, colluding, 3)
     assert (parameters.t, parameters.tolerated_drops) == (t, drops)
 
 
 @given(st.integers(1, 60), st.integers(0, 8), st.integers(1, 8))
 def test_a_threshold_is_private_live_and_the_smallest(n: int, colluding: int, min_sites: int):
     try:
-        p = threshold(n, colluding, min_sites)
+        p = derive(n, colluding, min_sites)
     except ProtocolError as error:
         assert error.rule == "federation-too-small"
         assert 2 * n <= n + colluding or n < max(min_sites, colluding + 2)
@@ -43,43 +49,41 @@ def test_a_threshold_is_private_live_and_the_smallest(n: int, colluding: int, mi
 
 
 def test_the_parameters_are_said_in_a_sentence():
-    assert threshold(5, 1, 3).sentence() == "5 sites, 1 colluder: 4 must stay; 1 drop-out after masking is tolerated"
-    assert (
-        threshold(10, 3, 3).sentence() == "10 sites, 3 colluders: 7 must stay; 3 drop-outs after masking are tolerated"
-    )
-    assert threshold(3, 1, 3).sentence() == (
+    assert derive(5, 1, 3).sentence() == "5 sites, 1 colluder: 4 must stay; 1 drop-out after masking is tolerated"
+    assert derive(10, 3, 3).sentence() == "10 sites, 3 colluders: 7 must stay; 3 drop-outs after masking are tolerated"
+    assert derive(3, 1, 3).sentence() == (
         "3 sites, 1 colluder: no drop-out is tolerated: accept none, or invite 1 more site"
     )
-    assert threshold(5, 3, 3).sentence().endswith("accept none, or invite 1 more site")
-    assert threshold(4, 2, 3).sentence().endswith("accept none, or invite 1 more site")
+    assert derive(5, 3, 3).sentence().endswith("accept none, or invite 1 more site")
+    assert derive(4, 2, 3).sentence().endswith("accept none, or invite 1 more site")
 
 
 @given(st.integers(1, 20), st.integers(0, 6), st.integers(1, 6))
 def test_the_number_of_sites_to_invite_is_right(n: int, colluding: int, min_sites: int):
     try:
-        sentence = threshold(n, colluding, min_sites).sentence()
+        sentence = derive(n, colluding, min_sites).sentence()
     except ProtocolError as error:
         more = int(error.remedy.split()[1])
-        threshold(n + more, colluding, min_sites)
+        derive(n + more, colluding, min_sites)
         with pytest.raises(ProtocolError):
-            threshold(n + more - 1, colluding, min_sites)
+            derive(n + more - 1, colluding, min_sites)
         return
     if "invite" in sentence:
         more = int(sentence.split("invite ")[1].split()[0])
-        assert threshold(n + more, colluding, min_sites).tolerated_drops >= 1
-        assert threshold(n + more - 1, colluding, min_sites).tolerated_drops == 0
+        assert derive(n + more, colluding, min_sites).tolerated_drops >= 1
+        assert derive(n + more - 1, colluding, min_sites).tolerated_drops == 0
 
 
 @pytest.mark.parametrize(("n", "colluding", "min_sites"), [(2, 1, 3), (3, 2, 3), (1, 0, 1), (4, 0, 5)])
 def test_too_small_a_federation_is_refused(n: int, colluding: int, min_sites: int):
     with pytest.raises(ProtocolError) as error:
-        threshold(n, colluding, min_sites)
+        derive(n, colluding, min_sites)
     assert error.value.rule == "federation-too-small"
 
 
 def test_impossible_numbers_are_refused():
     with pytest.raises(ProtocolError) as error:
-        threshold(5, -1, 3)
+        derive(5, -1, 3)
     assert error.value.rule == "federation-parameters"
 
 
@@ -181,14 +185,69 @@ def test_three_sites_tolerate_no_drop():
 def test_a_subset_of_the_roster_can_take_part():
     hall = Hall(4)
     roster = roster_of(identities(NAMES[:6]))
-    for name in hall.sites:
-        hall.at[name] = type(hall.at[name])(
-            name, hall.keys[name], roster, hall.parameters, "run 1", "s", seeded(name), sites=hall.sites
-        )
-    hall.coordinator = AggregatorSession(hall.sites, roster, hall.parameters, "run 1", "s", hall.length, ASK)
+    hall.group = group_of(hall.run, 0, hall.sites, roster, hall.parameters)
+    hall.at = {site: hall.session(site) for site in hall.sites}
+    hall.setup = SlotSetup(Drawing(hall.group), hall.slot)
     hall.mask()
     hall.unmask()
     np.testing.assert_array_equal(hall.coordinator.open(), hall.total(hall.sites))
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_sums_wrap_around_in_their_ring(dtype: type[np.unsignedinteger[Any]]):
+    hall = Hall(5, dtype=dtype)
+    for site in hall.sites:
+        hall.vectors[site] = np.full(5, np.iinfo(dtype).max, dtype)  # minus one, in the ring
+    hall.mask(dropped=["site04"])
+    hall.unmask()
+    opened = hall.coordinator.open()
+    assert opened.dtype == dtype
+    np.testing.assert_array_equal(opened, np.full(5, np.iinfo(dtype).max - 3, dtype))
+
+
+def test_a_site_that_dealt_nothing_is_left_out_and_the_others_go_on():
+    hall = Hall(5)
+    keys = hall.advertise()
+    for site in hall.sites[:4]:
+        hall.setup.collect_shares(hall.at[site].share(keys))
+    for site in hall.sites[:4]:
+        hall.coordinator.collect_masked(hall.masked(site))
+    hall.unmask()
+    assert hall.coordinator.dropped == ()
+    np.testing.assert_array_equal(hall.coordinator.open(), hall.total(hall.sites[:4]))
+
+
+def test_a_site_that_advertised_nothing_is_left_out_and_the_others_go_on():
+    hall = Hall(5)
+    for site in hall.sites[1:]:
+        hall.setup.collect_advertise(wired(hall.at[site].advertise()))
+    keys = hall.setup.key_roster()
+    for site in hall.sites[1:]:
+        hall.setup.collect_shares(hall.at[site].share(keys))
+    for site in hall.sites[1:]:
+        hall.coordinator.collect_masked(hall.masked(site))
+    hall.unmask()
+    np.testing.assert_array_equal(hall.coordinator.open(), hall.total(hall.sites[1:]))
+
+
+def test_what_is_kept_is_exactly_what_was_encoded_in_both_rings():
+    leaves = {"weights": Leaf("update", (40_000,), 1.0, "a layer"), "patients": count((), 10_000, "patients")}
+    rng = np.random.default_rng(5)
+    tree = {"weights": rng.normal(0, 0.5, 40_000).astype(np.float32), "patients": np.asarray(120)}
+    hall = Hall(3, dtype=np.uint32)
+    hall.share()
+    source = Quantiser(tree, leaves, 3, seeded("rounding"))
+    again = Quantiser(tree, leaves, 3, seeded("rounding"))
+    keep, encoded = np.empty(source.size, np.uint32), np.empty(source.size, np.uint32)
+    again.fill(0, encoded)
+    masked = hall.at["site00"].mask(source, ASK, hall.inbox("site00"), keep=keep)
+    np.testing.assert_array_equal(keep, encoded)
+    assert (masked.words != keep).mean() > 0.999
+    wide = Hall(3)
+    wide.share()
+    kept = np.empty(wide.length, np.uint64)
+    wide.at["site00"].mask(wide.vectors["site00"], ASK, wide.inbox("site00"), keep=kept)
+    np.testing.assert_array_equal(kept, wide.vectors["site00"])
 
 
 def test_vectors_longer_than_a_chunk_of_the_mask_generator():
@@ -245,13 +304,19 @@ def test_the_differences_between_two_sites_masked_vectors_are_uniform():
     assert chi_square_of_bytes(one + other) < 340  # the third site's masks are still on it
 
 
+def _part(words: Any = None) -> MaskedInput:
+    return MaskedInput("site00", "r", "s", ASK, "c" * 64, np.zeros(3, np.uint64) if words is None else words, bytes(16))
+
+
 def test_secrets_are_not_shown_when_a_message_is_printed():
     hall = Hall(3)
     hall.mask()
     request = hall.coordinator.unmask_request()
     answer = hall.at["site00"].unmask(request)
     assert "self_seeds" not in repr(answer)
-    assert "words=" not in repr(wired(MaskedInput("site00", "r", "s", ASK, np.zeros(2, np.uint64), bytes(32))))
+    assert answer.self_seeds["site01"].hex() not in repr(answer)
+    assert "words=" not in repr(_part())
+    assert "boxes" not in repr(hall.inbox("site00"))
 
 
 # A coordinator that dies
@@ -263,57 +328,105 @@ def test_a_coordinator_restored_after_a_crash_asks_for_the_same_opening_and_fini
     stored = pack(hall.coordinator.state_tree())
     request = hall.coordinator.unmask_request()
     hall.at["site00"].unmask(request)  # one answer was lost in the crash
-    hall.coordinator = AggregatorSession.restore(unpack(stored), hall.roster)
+    hall._coordinator = AggregatorSession.restore(unpack(stored), hall.roster)
     assert hall.coordinator.unmask_request() == request
     assert pack(hall.coordinator.state_tree()) == stored
     hall.unmask()
     np.testing.assert_array_equal(hall.coordinator.open(), hall.total(hall.coordinator.survivors))
 
 
+def test_shares_that_come_late_do_not_spoil_the_stored_sum():
+    hall = Hall(5)
+    keys = hall.advertise()
+    late = hall.at["site04"].share(keys)
+    for site in hall.sites[:4]:
+        hall.setup.collect_shares(hall.at[site].share(keys))
+    assert hall.coordinator.dealt == hall.sites[:4]
+    inboxes = {site: hall.inbox(site) for site in hall.sites[:4]}
+    hall.setup.collect_shares(late)
+    for site, inbox in inboxes.items():
+        hall.coordinator.collect_masked(hall.at[site].mask(hall.vectors[site], ASK, inbox))
+    assert hall.setup.inbox_for("site00", hall.coordinator.dealt) == inboxes["site00"]
+    hall._coordinator = AggregatorSession.restore(unpack(pack(hall.coordinator.state_tree())), hall.roster)
+    hall.unmask()
+    np.testing.assert_array_equal(hall.coordinator.open(), hall.total(hall.sites[:4]))
+
+
 def test_a_state_holds_nothing_that_opens_the_sum():
     hall = Hall(3, length=64)
+    secrets = [key for site in hall.sites for key in (hall.at[site]._keys.mask, hall.at[site]._keys.self_seed)]
     hall.mask()
     tree = hall.coordinator.state_tree()
-    described = {"protocol", "kind", "colluding", "min_sites", "length", "roster_digest", "unmask"}
-    assert set(tree) == described | {"keys", "commitments", "accumulated"}
+    assert set(tree) == {"protocol", "kind", "setup", "unmask", "length", "accumulated"}
+    assert set(tree["setup"]) == {"group", "slot", "recipient", "seed", "keys", "commitments"}
     assert not (tree["accumulated"] == hall.total(hall.sites)).any()
+    stored = pack(tree)
+    assert not any(secret in stored or secret.hex().encode() in stored for secret in secrets)
+
+
+def _in_setup(**changes: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda tree: {**tree, "setup": {**tree["setup"], **changes}}
+
+
+def _beside(**changes: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda tree: {**tree, **changes}
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        {"accumulated": np.zeros(4, np.uint64)},
-        {"accumulated": np.zeros(5, np.int64)},
-        {"commitments": {}},
-        {"commitments": dict.fromkeys(NAMES[:3], "zz")},
-        {"length": None},
+        _beside(accumulated=np.zeros(4, np.uint64)),
+        _beside(accumulated=np.zeros(5, np.int64)),
+        _beside(accumulated=np.zeros((5, 1), np.uint64)),
+        _beside(accumulated=None),
+        _beside(length=None),
+        _beside(length=float("inf")),
+        _beside(length=10**18),
+        _beside(length=4),
+        _beside(protocol="unisono-secagg-1"),
+        _beside(setup=[]),
+        _in_setup(commitments={}),
+        _in_setup(commitments=None),
+        _in_setup(commitments=dict.fromkeys(NAMES[:3], "zz")),
+        _in_setup(commitments=dict.fromkeys(NAMES[:3], "00" * 31)),
+        _in_setup(commitments={**dict.fromkeys(NAMES[:3], "00" * 32), "stranger": "00" * 32}),
+        _in_setup(slot="slot 2"),
+        _in_setup(group={}),
+        _in_setup(seed="zz"),
+        _in_setup(seed=3),
     ],
 )
-def test_a_damaged_state_is_refused(damage: dict[str, object]):
+def test_a_damaged_state_is_refused(damage: Callable[[dict[str, Any]], dict[str, Any]]):
     hall = Hall(3)
     hall.mask()
     with pytest.raises(ProtocolError) as error:
-        AggregatorSession.restore({**hall.coordinator.state_tree(), **damage}, hall.roster)
-    assert error.value.rule == "stored-sum"
+        AggregatorSession.restore(damage(hall.coordinator.state_tree()), hall.roster)
+    assert error.value.rule in {"stored-sum", "other-slot"}
 
 
-def test_a_state_with_too_few_survivors_is_refused():
+@pytest.mark.parametrize("changed", [{"n": 4}, {"t": 2}, {"colluding": 0}, {"threat": "malicious"}, {"quorum": 1}])
+def test_a_state_with_other_parameters_is_refused(changed: dict[str, object]):
     hall = Hall(3)
     hall.mask()
     tree = hall.coordinator.state_tree()
-    tree["unmask"] = Unmask("run 1", "slot 1", ASK, ("site00",)).to_tree()
-    with pytest.raises(ProtocolError) as error:
-        AggregatorSession.restore(tree, hall.roster)
-    assert error.value.rule == "stored-sum"
+    tree["setup"]["group"]["parameters"].update(changed)
+    assert refusal(AggregatorSession.restore, tree, hall.roster) in {"stored-sum", "pinned-roster"}
+
+
+@pytest.mark.parametrize("survivors", [("site00",), ("site00", "site01", "stranger")])
+def test_a_state_with_too_few_or_other_survivors_is_refused(survivors: tuple[str, ...]):
+    hall = Hall(3)
+    hall.mask()
+    tree = hall.coordinator.state_tree()
+    tree["unmask"]["survivors"] = list(survivors)
+    assert refusal(AggregatorSession.restore, tree, hall.roster) == "stored-sum"
 
 
 def test_a_state_is_not_restored_under_another_roster():
     hall = Hall(3)
     hall.mask()
     other = Roster({**hall.roster, "site01": Identity.generate(seeded("new")).public})
-    with pytest.raises(ProtocolError) as error:
-        AggregatorSession.restore(hall.coordinator.state_tree(), other)
-    assert error.value.rule == "pinned-roster"
+    assert refusal(AggregatorSession.restore, hall.coordinator.state_tree(), other) == "stored-sum"
 
 
 # Messages that are not messages
@@ -322,6 +435,11 @@ def test_a_state_is_not_restored_under_another_roster():
 @pytest.mark.parametrize(
     "change",
     [
+        {"nonce": "00" * 31},
+        {"nonce": np.zeros(2)},
+        {"recipient": "Not A Site"},
+        {"recipient": None},
+        {"group": 3},
         {"site": "../../etc"},
         {"site": None},
         {"run": ""},
@@ -344,8 +462,8 @@ def test_a_malformed_advertisement_is_refused(change: dict[str, object]):
 @pytest.mark.parametrize(
     "words", [np.zeros(3, np.int64), np.zeros((3, 1), np.uint64), [1, 2], "00", np.zeros(3, np.float64), None]
 )
-def test_masked_words_are_one_dimension_of_uint64(words: object):
-    tree = MaskedInput("site00", "r", "s", ASK, np.zeros(3, np.uint64), bytes(32)).to_tree()
+def test_masked_words_are_one_dimension_of_uint32_or_uint64(words: object):
+    tree = _part().to_tree()
     with pytest.raises(ProtocolError) as error:
         MaskedInput.from_tree({**tree, "words": words})
     assert error.value.rule == "message-format"
@@ -353,7 +471,7 @@ def test_masked_words_are_one_dimension_of_uint64(words: object):
 
 @pytest.mark.parametrize("survivors", [["site01", "site00"], ["site00", "site00"], "site00", [1], None])
 def test_survivors_are_sorted_and_distinct(survivors: object):
-    tree = Unmask("r", "s", ASK, ("site00",)).to_tree()
+    tree = Unmask("r", "s", ASK, "c" * 64, ("site00",), {}).to_tree()
     with pytest.raises(ProtocolError) as error:
         Unmask.from_tree({**tree, "survivors": survivors})
     assert error.value.rule == "message-format"
@@ -367,7 +485,13 @@ def test_what_is_no_tree_at_all_is_refused(tree: object):
 
 
 def test_another_version_of_the_protocol_is_named_as_such():
-    tree = {**Unmask("r", "s", ASK, ("site00",)).to_tree(), "protocol": "unisono-secagg-0"}
+    tree = {**Unmask("r", "s", ASK, "c" * 64, ("site00",), {}).to_tree(), "protocol": "unisono-secagg-0"}
     with pytest.raises(ProtocolError) as error:
         Unmask.from_tree(tree)
     assert error.value.rule == "protocol-version"
+
+
+@pytest.mark.parametrize("version", ["unisono-secagg-0", None, 2, [], np.zeros(2), np.zeros(0)])
+def test_whatever_stands_for_the_version_is_refused_and_crashes_nothing(version: object):
+    tree = {**Unmask("r", "s", ASK, "c" * 64, ("site00",), {}).to_tree(), "protocol": version}
+    assert refusal(Unmask.from_tree, tree) == "protocol-version"

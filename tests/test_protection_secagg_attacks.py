@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 import pytest
@@ -16,13 +17,21 @@ from tests.support.secagg import (
     Hall,
     chi_square_of_bytes,
     refusal,
+    refused,
     seeded,
 )
 from unisono.errors import ProtocolError
-from unisono.protection.secagg.keys import Slot, SlotKeys, private_key
-from unisono.protection.secagg.messages import KeyRoster, SealedInbox, Unmask, words_digest
+from unisono.protection.secagg.keys import RunKeys, Slot, SlotKeys, private_key
+from unisono.protection.secagg.messages import KeyRoster, SealedInbox, Unmask, checksum_of
 from unisono.protection.secagg.site import SiteSession
 from unisono.protection.shamir import SHARE_BYTES
+
+
+def about(hall: Hall, survivors: Collection[str], site: str = "site00") -> Unmask:
+    """A request that names what the site has answered, whatever the survivors."""
+    session = hall.at[site]
+    return Unmask(hall.run, hall.slot, session.ask_digest, session.binding, tuple(sorted(survivors)), {})
+
 
 # Different questions (rule 2)
 
@@ -40,57 +49,87 @@ def test_different_questions_are_named_and_nothing_is_added():
 def test_a_coordinator_that_lies_about_the_question_opens_noise():
     hall = Hall(4, length=1 << 15)
     hall.share()
+    binding = hall.coordinator.binding
     for site in hall.sites:
         asked = OTHER_ASK if site == "site02" else ASK
-        hall.coordinator.collect_masked(dataclasses.replace(hall.masked(site, asked), ask_digest=ASK))
+        message = hall.masked(site, asked)
+        relabelled = checksum_of(message.words, binding, site)
+        hall.coordinator.collect_masked(
+            dataclasses.replace(message, ask_digest=ASK, binding=binding, checksum=relabelled)
+        )
     request = hall.coordinator.unmask_request()
     for site in ("site00", "site01", "site03"):
         hall.coordinator.collect_unmask(hall.at[site].unmask(request))
     opened = hall.coordinator.open()
     assert chi_square_of_bytes(opened - hall.total(hall.sites)) < 340
     # The site that was asked something else sees that the request names another question than its own.
-    assert refusal(hall.at["site02"].unmask, request) == "different-questions"
+    error = refused(hall.at["site02"].unmask, request)
+    assert error.rule == "different-questions"
+    assert error.evidence == {"answered": hall.at["site02"].binding, "asked to unmask": binding}
+
+
+def test_a_coordinator_that_tells_two_stories_about_who_dealt_opens_noise():
+    hall = Hall(7, length=1 << 15)
+    hall.share()
+    fewer = hall.sites[:6]
+    for site in fewer:
+        inbox = hall.setup.inbox_for(site, fewer) if site == "site00" else hall.inbox(site)
+        message = hall.at[site].mask(hall.vectors[site], ASK, inbox)
+        if site == "site00":
+            assert refusal(hall.coordinator.collect_masked, message) == "different-questions"
+            binding = hall.coordinator.binding
+            relabelled = checksum_of(message.words, binding, site)
+            message = dataclasses.replace(message, binding=binding, checksum=relabelled)
+        hall.coordinator.collect_masked(message)
+    request = hall.coordinator.unmask_request()
+    assert refusal(hall.at["site00"].unmask, request) == "different-questions"
+    for site in fewer[1:]:
+        hall.coordinator.collect_unmask(hall.at[site].unmask(request))
+    assert chi_square_of_bytes(hall.coordinator.open() - hall.total(fewer)) < 340
 
 
 def test_sites_that_were_relayed_different_keys_share_no_mask():
     hall = Hall(3)
     keys = hall.advertise()
     # A colluding site signs two advertisements; the coordinator shows the second to site00 only.
-    twin = SiteSession("site02", hall.keys["site02"], hall.roster, hall.parameters, hall.run, hall.slot, seeded("twin"))
+    entropy = seeded("twin")
+    twin = SiteSession(
+        "site02", hall.keys["site02"], hall.group, hall.slot, RunKeys(hall.run, entropy), entropy=entropy
+    )
     second = dataclasses.replace(keys, advertised=(*keys.advertised[:2], twin.advertise()))
     one, other = hall.at["site00"], hall.at["site01"]
     seeds = {}
     for mine, theirs, relayed_keys in ((one, other, second), (other, one, keys)):
         mine.share(relayed_keys)
-        pair = (private_key(mine._keys.mask), theirs._keys.mask_public, "site00", "site01", ASK)
+        binding = mine._derive.binding(relayed_keys.transcript(), hall.sites, ASK)
+        pair = (private_key(mine._keys.mask), theirs._keys.mask_public, "site00", "site01", binding)
         seeds[mine.me] = mine._derive.pair_seed(*pair)
     assert seeds["site00"] != seeds["site01"]
 
 
-def test_two_sites_derive_the_same_mask_exactly_when_run_slot_keys_pair_and_question_agree():
+def test_two_sites_derive_the_same_mask_exactly_when_run_slot_keys_sites_pair_and_question_agree():
     a, b = SlotKeys.fresh(seeded("a")), SlotKeys.fresh(seeded("b"))
-    here = Slot("r", "s", "t").pair_seed(private_key(a.mask), b.mask_public, "x", "y", ASK)
-    assert Slot("r", "s", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "x", ASK) == here
-    elsewhere = [
-        Slot("r2", "s", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "x", ASK),
-        Slot("r", "s2", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "x", ASK),
-        Slot("r", "s", "t2").pair_seed(private_key(b.mask), a.mask_public, "y", "x", ASK),
-        Slot("r", "s", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "z", ASK),
-        Slot("r", "s", "t").pair_seed(private_key(b.mask), a.mask_public, "y", "x", OTHER_ASK),
-    ]
-    assert len({here, *elsewhere}) == 6
-    own = {
-        Slot(run, slot, keys).self_mask_seed(a.self_seed, site, ask)
-        for run, slot, keys, site, ask in [
-            ("r", "s", "t", "x", ASK),
-            ("r2", "s", "t", "x", ASK),
-            ("r", "s2", "t", "x", ASK),
-            ("r", "s", "t2", "x", ASK),
-            ("r", "s", "t", "y", ASK),
-            ("r", "s", "t", "x", OTHER_ASK),
+    sites = ["x", "y", "z"]
+    bindings = [
+        Slot(run, slot).binding(keys, dealt, ask)
+        for run, slot, keys, dealt, ask in [
+            ("r", "s", "t", sites, ASK),
+            ("r2", "s", "t", sites, ASK),
+            ("r", "s2", "t", sites, ASK),
+            ("r", "s", "t2", sites, ASK),
+            ("r", "s", "t", ["x", "y"], ASK),
+            ("r", "s", "t", sites, OTHER_ASK),
         ]
-    }
-    assert len(own) == 6
+    ]
+    assert len(set(bindings)) == 6
+    slot, here = Slot("r", "s"), bindings[0]
+    seed = slot.pair_seed(private_key(a.mask), b.mask_public, "x", "y", here)
+    assert slot.pair_seed(private_key(b.mask), a.mask_public, "y", "x", here) == seed
+    elsewhere = [slot.pair_seed(private_key(b.mask), a.mask_public, "y", "x", other) for other in bindings[1:]]
+    elsewhere.append(slot.pair_seed(private_key(b.mask), a.mask_public, "y", "z", here))
+    assert len({seed, *elsewhere}) == 7
+    own = {slot.self_mask_seed(a.self_seed, site, binding) for site in ("x", "y") for binding in bindings}
+    assert len(own) == 12
 
 
 # Uploads (rules 6 and 9)
@@ -105,8 +144,10 @@ def test_a_half_upload_is_never_added_and_the_whole_one_can_follow():
     other_type = dataclasses.replace(whole, words=whole.words.astype(np.int64))
     for broken in (half, altered, other_type):
         assert refusal(hall.coordinator.collect_masked, broken) == "half-upload"
-    relabelled = dataclasses.replace(half, words_digest=words_digest(half.words))
+    relabelled = dataclasses.replace(half, checksum=checksum_of(half.words, half.binding, "site00"))
     assert refusal(hall.coordinator.collect_masked, relabelled) == "half-upload"
+    of_another = dataclasses.replace(whole, checksum=checksum_of(whole.words, whole.binding, "site01"))
+    assert refusal(hall.coordinator.collect_masked, of_another) == "half-upload"
     assert not hall.coordinator.accumulated.any()
     hall.coordinator.collect_masked(whole)
     np.testing.assert_array_equal(hall.coordinator.accumulated, whole.words)
@@ -140,9 +181,12 @@ def test_a_part_that_comes_late_is_thrown_away():
 def test_only_words_can_be_masked_and_for_a_named_question():
     hall = Hall(3)
     hall.share()
-    inbox = hall.coordinator.inbox_for("site00")
-    assert refusal(hall.at["site00"].mask, np.zeros(5), ASK, inbox) == "encoding-length"
+    inbox = hall.setup.inbox_for("site00")
+    for wrong in (np.zeros(5), np.zeros(5, np.int64), np.zeros((5, 1), np.uint64)):
+        with pytest.raises(ValueError, match="uint32 or uint64"):  # a fault of the caller, not of a message
+            hall.at["site00"].mask(wrong, ASK, inbox)
     assert refusal(hall.at["site00"].mask, np.zeros(5, np.uint64), "", inbox) == "encoding-length"
+    assert hall.at["site00"].mask(hall.vectors["site00"], ASK, inbox).site == "site00"  # nothing was used up
 
 
 # Unmasking (rules 1, 4 and 5)
@@ -152,19 +196,21 @@ def test_both_shares_of_a_site_are_never_given():
     hall = Hall(5)
     hall.mask()
     everyone, without = set(hall.sites), set(hall.sites) - {"site04"}
-    first = hall.at["site00"].unmask(everyone)
-    assert refusal(hall.at["site00"].unmask, without) == "one-opening"
+    first = hall.at["site00"].unmask(about(hall, everyone))
+    error = refused(hall.at["site00"].unmask, about(hall, without))
+    assert error.rule == "one-opening"
+    assert error.evidence == {"first": ", ".join(sorted(everyone)), "second": ", ".join(sorted(without))}
     assert "site04" in first.self_seeds
     assert not first.mask_keys
-    hall.at["site01"].unmask(without)
-    assert refusal(hall.at["site01"].unmask, everyone) == "one-opening"
+    hall.at["site01"].unmask(about(hall, without))
+    assert refusal(hall.at["site01"].unmask, about(hall, everyone)) == "one-opening"
 
 
 def test_asked_again_for_the_same_set_a_site_repeats_its_answer():
     hall = Hall(5)
     hall.mask(dropped=["site04"])
     request = hall.coordinator.unmask_request()
-    assert hall.at["site00"].unmask(request) == hall.at["site00"].unmask(set(request.survivors))
+    assert hall.at["site00"].unmask(request) == hall.at["site00"].unmask(about(hall, request.survivors))
 
 
 @settings(max_examples=20, deadline=None)
@@ -177,7 +223,7 @@ def test_whatever_is_asked_no_site_gives_two_shares_of_one_site(asked: list[set[
         keys: set[str] = set()
         for survivors in [*asked, set(hall.sites)]:
             try:
-                answer = hall.at[site].unmask(survivors)
+                answer = hall.at[site].unmask(about(hall, survivors, site))
             except ProtocolError:
                 continue
             seeds |= set(answer.self_seeds)
@@ -188,8 +234,8 @@ def test_whatever_is_asked_no_site_gives_two_shares_of_one_site(asked: list[set[
 def test_too_few_survivors_are_refused_by_the_site():
     hall = Hall(10, 3)
     hall.mask()
-    assert refusal(hall.at["site00"].unmask, set(hall.sites[:6])) == "enough-survivors"
-    assert hall.at["site00"].unmask(set(hall.sites[:7])).site == "site00"
+    assert refusal(hall.at["site00"].unmask, about(hall, hall.sites[:6])) == "enough-survivors"
+    assert hall.at["site00"].unmask(about(hall, hall.sites[:7])).site == "site00"
 
 
 @pytest.mark.parametrize("min_sites", [3, 5])
@@ -200,20 +246,22 @@ def test_the_least_number_of_sites_in_a_sum_holds_at_both_ends(min_sites: int):
         hall.coordinator.collect_masked(hall.masked(site))
     assert refusal(hall.coordinator.unmask_request) == "enough-survivors"
     assert refusal(hall.coordinator.state_tree) == "enough-survivors"
-    assert refusal(hall.at["site00"].unmask, set(hall.sites[: min_sites - 1])) == "enough-survivors"
+    assert refusal(hall.at["site00"].unmask, about(hall, hall.sites[: min_sites - 1])) == "enough-survivors"
 
 
 def test_survivors_must_have_taken_part_and_count_this_site_in():
     hall = Hall(5)
     hall.mask()
-    assert refusal(hall.at["site00"].unmask, {*hall.sites, "invented"}) == "survivor-set"
-    assert refusal(hall.at["site00"].unmask, set(hall.sites[1:])) == "survivor-set"
+    assert refusal(hall.at["site00"].unmask, about(hall, {*hall.sites, "invented"})) == "survivor-set"
+    assert refusal(hall.at["site00"].unmask, about(hall, hall.sites[1:])) == "survivor-set"
 
 
 def test_a_request_of_another_slot_is_refused():
     hall = Hall(3)
     hall.mask()
-    assert refusal(hall.at["site00"].unmask, Unmask(hall.run, "slot 2", ASK, hall.sites)) == "other-slot"
+    assert (
+        refusal(hall.at["site00"].unmask, dataclasses.replace(about(hall, hall.sites), slot="slot 2")) == "other-slot"
+    )
 
 
 def test_the_coordinator_does_not_take_an_answer_about_another_set():
@@ -278,54 +326,61 @@ def test_with_no_share_to_spare_the_error_says_whose_secret_it_is(about: str):
 def test_messages_out_of_order_are_refused():
     hall = Hall(3)
     site = hall.at["site00"]
-    inbox = SealedInbox("site00", hall.run, hall.slot, {})
+    inbox = SealedInbox("site00", hall.run, hall.slot, hall.sites, {})
+    nobody = Unmask(hall.run, hall.slot, ASK, "c" * 64, hall.sites, {})
     assert refusal(site.share, KeyRoster(hall.run, hall.slot, ())) == "message-order"
     assert refusal(site.mask, hall.vectors["site00"], ASK, inbox) == "message-order"
-    assert refusal(site.unmask, hall.sites) == "message-order"
+    assert refusal(site.unmask, nobody) == "message-order"
     keys = hall.advertise()
+    assert site.advertise() == keys.advertised[0]  # asked again, the same
     assert refusal(site.mask, hall.vectors["site00"], ASK, inbox) == "message-order"
-    site.share(keys)
-    assert refusal(site.share, keys) == "message-order"
+    shares = site.share(keys)
+    assert site.share(keys) == shares  # asked again, the same: not a second polynomial
+    assert refusal(site.share, dataclasses.replace(keys, advertised=keys.advertised[:2])) == "message-order"
     assert refusal(site.advertise) == "message-order"
-    assert refusal(site.unmask, hall.sites) == "message-order"
+    assert refusal(site.unmask, nobody) == "message-order"
+    assert refusal(site.agree, nobody) == "message-order"
+    assert refusal(site.receive, hall.vectors["site00"]) == "message-order"
 
 
 def test_the_coordinator_waits_for_everybody_before_masks():
     hall = Hall(3)
-    assert refusal(hall.coordinator.key_roster) == "message-order"
+    assert refusal(hall.setup.key_roster) == "message-order"
     keys = hall.advertise()
-    assert refusal(hall.coordinator.collect_advertise, hall.at["site00"].advertise()) == "message-order"
-    hall.coordinator.collect_shares(hall.at["site00"].share(keys))
-    assert refusal(hall.coordinator.inbox_for, "site01") == "message-order"
+    assert refusal(hall.setup.collect_advertise, hall.at["site00"].advertise()) == "message-order"
+    hall.setup.collect_shares(hall.at["site00"].share(keys))
+    assert refusal(hall.setup.inbox_for, "site01") == "message-order"
 
 
 def test_a_sum_that_is_not_closed_takes_no_unmasking():
     hall = Hall(3)
     hall.mask()
-    answer = hall.at["site00"].unmask(hall.sites)
+    answer = hall.at["site00"].unmask(about(hall, hall.sites))
     assert refusal(hall.coordinator.collect_unmask, answer) == "message-order"
 
 
 def test_a_stranger_is_not_heard():
     hall = Hall(3)
     stranger = dataclasses.replace(hall.at["site00"].advertise(), site="stranger")
-    assert refusal(hall.coordinator.collect_advertise, stranger) == "pinned-roster"
+    assert refusal(hall.setup.collect_advertise, stranger) == "pinned-roster"
 
 
 def test_a_share_set_that_leaves_a_site_out_is_refused():
     hall = Hall(4)
     shares = hall.at["site00"].share(hall.advertise())
     fewer = dataclasses.replace(shares, boxes={k: v for k, v in shares.boxes.items() if k != "site02"})
-    assert refusal(hall.coordinator.collect_shares, fewer) == "sealed-inbox"
+    assert refusal(hall.setup.collect_shares, fewer) == "sealed-inbox"
 
 
 def test_a_forgotten_slot_says_nothing_any_more():
     hall = Hall(3)
     hall.mask()
     site = hall.at["site00"]
-    site.unmask(hall.sites)
+    request = about(hall, hall.sites)
+    site.unmask(request)
     site.forget()
-    assert refusal(site.unmask, hall.sites) == "message-order"
+    assert refusal(site.unmask, request) == "message-order"
+    assert refusal(site.agree, request) == "message-order"
     assert refusal(site.advertise) == "message-order"
     assert not site._mask_shares
     assert not site._seed_shares
@@ -338,4 +393,4 @@ def test_after_masking_a_site_no_longer_holds_its_own_secrets():
     hall.share()
     hall.masked("site00")
     own = hall.at["site00"]._keys
-    assert own.mask == own.channel == own.self_seed == bytes(32)
+    assert own.mask == own.self_seed == bytes(32)

@@ -124,7 +124,7 @@ def test_an_unfinished_run_is_told_and_its_journal_is_left_as_it_is(tmp_path: Pa
 
 
 def test_a_run_that_went_on_without_a_site_is_reproduced(tmp_path: Path) -> None:
-    going_on = study("odds", participation={"on_dropout": "continue", "deadline": "200 ms"})
+    going_on = study("odds", participation={"on_dropout": "continue", "deadline": "2 s"})
     left = run(going_on, tmp_path, faults=[Fault("turin", "mask", occurrence=3, seconds=None)], data=hospitals())
     assert verified(left, "odds", stored(left, "odds")).reproduced
 

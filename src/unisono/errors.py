@@ -6,6 +6,7 @@ that tests and logs refer to. Messages never hold a patient's value.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -18,8 +19,19 @@ class UnisonoError(Exception):
         super().__init_subclass__(**keywords)
         UnisonoError.kinds[cls.__name__] = cls
 
-    def __init__(self, what: str, *, rule: str, remedy: str, where: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        rule: str,
+        remedy: str,
+        where: str | None = None,
+        evidence: Mapping[str, str] | None = None,
+    ) -> None:
+        """evidence: what shows that a rule was broken (digests, signatures, names): for the audit log, never a value of a
+        patient, and never sent with the error."""
         super().__init__(what)
+        self.evidence = dict(evidence or {})
         self.what = what
         self.rule = rule
         self.remedy = remedy

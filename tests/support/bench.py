@@ -16,13 +16,15 @@ from tests.support import engine
 from unisono.errors import UnisonoError
 from unisono.federation.ask import Ask, leaves_of
 from unisono.federation.contribution import Facts
-from unisono.federation.exchange import Advertise, Close, Mask, Message, Reveal, Share
+from unisono.federation.exchange import Advertise, Agree, Close, Mask, Message, NewSlot, Reveal, Share
 from unisono.protection.encoding import exact
 from unisono.protection.encoding.exact import Words
 from unisono.protection.secagg.aggregate import AggregatorSession
+from unisono.protection.secagg.group import Group, group_of
 from unisono.protection.secagg.messages import Unmask
-from unisono.protection.secagg.parameters import threshold
+from unisono.protection.secagg.parameters import derive
 from unisono.protection.secagg.roster import Roster
+from unisono.protection.secagg.setup import Drawing, SlotSetup
 from unisono.site.agent import Site
 from unisono.site.data.snapshot import freeze
 from unisono.site.home import Home
@@ -126,41 +128,58 @@ class Bench:
             return error
         raise AssertionError(f"{site} answered {message.phase}")
 
-    def session(self, ask: Ask) -> AggregatorSession:
-        """The coordinator's half of an attempt."""
-        rules = self.study
-        parameters = threshold(len(ask.sites), rules.protection.colluding, rules.release.min_sites)
-        return AggregatorSession(
-            ask.sites, self.roster, parameters, ask.run, ask.slot, self.length(ask), ask_digest=ask.digest
-        )
+    def group(self, ask: Ask) -> Group:
+        """The coordinator's view of an ask's frozen set."""
+        rules, n = self.study.protection, len(ask.sites)
+        parameters = derive(n, rules.colluding, self.study.release.min_sites, hide=rules.hide, threat=rules.threat)
+        return group_of(ask.run, ask.epoch, ask.sites, self.roster, parameters)
+
+    def setup(self, ask: Ask) -> SlotSetup:
+        """A fresh slot, with keys and shares of every site."""
+        setup = SlotSetup(Drawing(self.group(ask)), f"{ask.analysis}/{ask.epoch}/{secrets.token_hex(8)}", ask.to)
+        slot = NewSlot(setup.slot, ask.to)
+        for site in ask.sites:
+            setup.collect_advertise(self.send(site, Advertise(ask.circle, slot)))
+        keys = setup.key_roster()
+        for site in ask.sites:
+            setup.collect_shares(self.send(site, Share(ask.circle, keys)))
+        return setup
 
     def length(self, ask: Ask) -> int:
         bound = getattr(method_of(self.study, ask), ask.contribution)
         return exact.length(leaves_of(ask.operation, bound, ask.facts, tuple(ask.arguments)))
 
+    def question(self, ask: Ask, setup: SlotSetup, site: str) -> Mask:
+        return Mask(ask, setup.slot, setup.inbox_for(site))
+
     def masked(self, asks: Mapping[str, Ask] | Ask) -> AggregatorSession:
         """Messages A to C, every site asked what `asks` says; collected by a coordinator who asked what the first was."""
         if isinstance(asks, Ask):
             asks = dict.fromkeys(asks.sites, asks)
-        session = self.session(next(iter(asks.values())))
+        first = next(iter(asks.values()))
+        setup = self.setup(first)
+        session = AggregatorSession(setup, first.digest, self.length(first))
         for site, ask in asks.items():
-            session.collect_advertise(self.send(site, Advertise(ask)))
-        keys = session.key_roster()
-        for site, ask in asks.items():
-            session.collect_shares(self.send(site, Share(ask.slot, keys)))
-        for site, ask in asks.items():
-            session.collect_masked(self.send(site, Mask(ask.slot, session.inbox_for(site))))
+            session.collect_masked(self.send(site, self.question(ask, setup, site)).part)
         return session
 
     def reveal(self, ask: Ask, request: Unmask) -> Reveal:
-        return Reveal(ask.key, ask.slot, request)
+        return Reveal(ask.key, request)
+
+    def agreed(self, ask: Ask, session: AggregatorSession) -> Unmask:
+        """The request to unmask, signed where the threat is malicious."""
+        request = session.unmask_request()
+        if session.group.malicious:
+            for site in session.survivors:
+                session.collect_agreement(self.send(site, Agree(ask.key, request)))
+        return session.agreed_request()
 
     def opened(self, ask: Ask, session: AggregatorSession | None = None, *, close: bool = True) -> Words:
         """The sum, opened as an honest coordinator opens it."""
         session = session or self.masked(ask)
-        request = session.unmask_request()
+        request = self.agreed(ask, session)
         for site in ask.sites:
-            session.collect_unmask(self.send(site, self.reveal(ask, request)))
+            session.collect_unmask(self.send(site, self.reveal(ask, request)).shares)
         words = session.open()
         if close:
             for site in ask.sites:

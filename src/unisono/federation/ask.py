@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unisono.errors import ProtocolError
 from unisono.federation.contribution import BoundContribution, Declaration, Facts
 from unisono.federation.tree import Tree, digest
@@ -24,12 +27,36 @@ WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
+class Circle:
+    """Among whom sums are made: one run of one analysis over one frozen set of sites. What keys are made for, before any
+    question is known. epoch: how many times the analysis was begun anew on fewer sites."""
+
+    run: str
+    study: str
+    analysis: str
+    epoch: int
+    sites: tuple[str, ...]
+    hide: str
+
+    def check_types(self) -> None:
+        """`ValueError` unless every field is of its type."""
+        if not all(type(text) is str for text in (self.run, self.study, self.analysis, self.hide, *self.sites)):
+            raise ValueError("a name is not a text")
+        if type(self.epoch) is not int or self.epoch < 0:
+            raise ValueError("a number is not a whole number")
+        if list(self.sites) != sorted(set(self.sites)):
+            raise ValueError("the sites are not sorted, or one is there twice")
+
+
+@dataclass(frozen=True)
 class Ask:
     """One federated operation over `sites` (sorted), in program order.
 
     run: the run's random name. study: the study's digest. step: the number of the operation in the analysis, from 0.
     epoch: how many times the analysis was begun anew on fewer sites (`on_dropout: continue`). attempt: tries at this step.
-    arguments: the broadcast arguments, a list of trees.
+    arguments: the broadcast arguments, a list of trees. to: the site that alone reads the sum, and `receipt`: what it makes
+    of it; both empty if the coordinator reads it. partial: whether a sum of fewer sites than `sites` is meant too: for model
+    updates, never for a statistical fit, which is over one frozen set.
     """
 
     run: str
@@ -47,6 +74,9 @@ class Ask:
     encoding: str
     facts: Facts
     arguments: list[Tree]
+    to: str = ""
+    receipt: str = ""
+    partial: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -65,9 +95,9 @@ class Ask:
         return self.run, self.analysis, self.epoch, self.step
 
     @property
-    def slot(self) -> str:
-        """The name of the key material of this attempt."""
-        return f"{self.analysis}/{self.epoch}/{self.step}/{self.attempt}"
+    def circle(self) -> Circle:
+        """Among whom it is asked."""
+        return Circle(self.run, self.study, self.analysis, self.epoch, self.sites, self.hide)
 
     def check_types(self) -> None:
         """`ValueError` unless every field is of its type: a step of 0.5 or an epoch of True would be a name of its own."""
@@ -77,6 +107,10 @@ class Ask:
             raise ValueError("a name is not a text")
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("a number is not a whole number")
+        if type(self.to) is not str or type(self.receipt) is not str or type(self.partial) is not bool:
+            raise ValueError("the reader is not a name, or `partial` not yes or no")
+        if bool(self.to) != bool(self.receipt) or (self.to and self.to not in self.sites):
+            raise ValueError("a sum to a site names one of its sites and a receipt")
         if self.operation not in OPERATIONS:
             raise ValueError("there is no such operation")
         if list(self.sites) != sorted(set(self.sites)):
@@ -100,6 +134,9 @@ class Ask:
             "encoding": self.encoding,
             "facts": {"patients": self.facts.patients, "imputed": dict(self.facts.imputed)},
             "arguments": self.arguments,
+            "to": self.to,
+            "receipt": self.receipt,
+            "partial": self.partial,
         }
 
     @classmethod
@@ -130,7 +167,32 @@ def leaves_for(operation: str, declaration: Declaration, facts: Facts) -> dict[s
     if operation != "mean":
         return dict(declaration.leaves)
     scaled = {
-        name: Leaf("moment", leaf.shape, leaf.bound * max(facts.patients, 1), leaf.meaning)
+        # A model update is weighted by the share n_i / N of the patients: its part stays within the update's own bound.
+        name: leaf
+        if leaf.rule == "update"
+        else Leaf("moment", leaf.shape, leaf.bound * max(facts.patients, 1), leaf.meaning)
         for name, leaf in declaration.leaves.items()
     }
     return {**scaled, WEIGHT: count((), max(facts.patients, 1), "patients behind this part of the mean")}
+
+
+def opened_tree(
+    operation: str, leaves: Mapping[str, Leaf], facts: Facts, total: Mapping[str, NDArray[np.float64]]
+) -> dict[str, Any]:
+    """What an opened sum says: for a mean, divided by the number of patients behind it."""
+    if operation != "mean":
+        return dict(total)
+    weight = total[WEIGHT]
+    share = weight / max(facts.patients, 1)  # of all patients: 1 unless sites are missing from a partial sum
+    return {
+        name: value / (share if leaves[name].rule == "update" else weight)
+        for name, value in total.items()
+        if name != WEIGHT
+    }
+
+
+def weighted(leaf: Leaf, value: NDArray[Any], patients: int, facts: Facts) -> NDArray[Any]:
+    """A site's part of a mean: times its patients, or for a model update times its share of all patients."""
+    weight = patients / max(facts.patients, 1) if leaf.rule == "update" else patients
+    part: NDArray[Any] = value * np.asarray(weight, value.dtype if value.dtype.kind == "f" else np.float64)
+    return part

@@ -1,52 +1,157 @@
 """The engine that carries messages to sites and brings answers back: the one thing that differs between running in this
-process and running between Amsterdam and Padua."""
+process and running between Amsterdam and Padua.
+
+What can be sent before it is needed rides along: the next slot's keys with a masked part, its shares with an unmasking, the
+news that a step is over with the next question. In steady state a sum takes two round trips, three with signed survivors.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from unisono.federation.ask import Ask
-from unisono.protection.secagg.messages import KeyRoster, SealedInbox, Unmask
+from unisono.federation.ask import Ask, Circle
+from unisono.protection.prg import Words
+from unisono.protection.secagg import messages as secagg
 
-Phase = Literal["advertise", "share", "mask", "unmask", "plain", "tell", "close"]
-PHASES: tuple[Phase, ...] = ("advertise", "share", "mask", "unmask", "plain", "tell", "close")
+Key = tuple[str, str, int, int]
+"""What one opening is counted by: (run, analysis, epoch, step)."""
+Phase = Literal["commit", "advertise", "share", "mask", "agree", "unmask", "deliver", "plain", "tell", "close"]
+PHASES: tuple[Phase, ...] = (
+    "commit",
+    "advertise",
+    "share",
+    "mask",
+    "agree",
+    "unmask",
+    "deliver",
+    "plain",
+    "tell",
+    "close",
+)
+
+
+@dataclass(frozen=True)
+class NewSlot:
+    """Key material to be made: its name, and the site that alone will read the sum ("" for the coordinator)."""
+
+    name: str
+    recipient: str = ""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Before the first sum on a random graph: commit to a nonce."""
+
+    circle: Circle
+    phase: Phase = "commit"
+
+    @property
+    def analysis(self) -> str:
+        return self.circle.analysis
 
 
 @dataclass(frozen=True)
 class Advertise:
-    """Message A: here is the ask; give fresh keys for its slot."""
+    """Message A: give fresh keys for this slot. commitments: every site's, where a graph is drawn."""
 
-    ask: Ask
+    circle: Circle
+    slot: NewSlot
+    commitments: tuple[secagg.Commitment, ...] = ()
     phase: Phase = "advertise"
+
+    @property
+    def analysis(self) -> str:
+        return self.circle.analysis
 
 
 @dataclass(frozen=True)
 class Share:
     """Message B: here are everybody's keys; give sealed shares of yours."""
 
-    slot: str
-    keys: KeyRoster
+    circle: Circle
+    keys: secagg.KeyRoster
     phase: Phase = "share"
+
+    @property
+    def analysis(self) -> str:
+        return self.circle.analysis
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Message C: here are the shares sealed for you; give your masked part."""
+    """Message C: here is the question, and the shares sealed for you; give your masked part.
 
+    next: also give keys for this slot. closes: this earlier step is opened and stored."""
+
+    ask: Ask
     slot: str
-    inbox: SealedInbox
+    inbox: secagg.SealedInbox
+    next: NewSlot | None = None
+    closes: Key | None = None
     phase: Phase = "mask"
+
+    @property
+    def analysis(self) -> str:
+        return self.ask.analysis
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The answer to `Mask`."""
+
+    part: secagg.MaskedInput
+    next: secagg.Advertise | None = None
+
+
+@dataclass(frozen=True)
+class Agree:
+    """Where the coordinator is not trusted: sign that these sites' parts, and no others, are in the sum."""
+
+    key: Key
+    unmask: secagg.Unmask
+    phase: Phase = "agree"
+
+    @property
+    def analysis(self) -> str:
+        return self.key[1]
 
 
 @dataclass(frozen=True)
 class Reveal:
-    """Message D: these sites' parts are in the sum; give what unmasks exactly that."""
+    """Message D: these sites' parts are in the sum; give what unmasks exactly that. next: also give shares for that slot."""
 
-    key: tuple[str, str, int, int]
-    slot: str
-    unmask: Unmask
+    key: Key
+    unmask: secagg.Unmask
+    next: secagg.KeyRoster | None = None
     phase: Phase = "unmask"
+
+    @property
+    def analysis(self) -> str:
+        return self.key[1]
+
+
+@dataclass(frozen=True)
+class Revealed:
+    """The answer to `Reveal`."""
+
+    shares: secagg.UnmaskShares
+    next: secagg.Shares | None = None
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """The sum to a site: everything but the recipient's own mask is off; it takes that off and makes its sheet."""
+
+    key: Key
+    slot: str
+    words: Words
+    participants: tuple[str, ...]
+    phase: Phase = "deliver"
+
+    @property
+    def analysis(self) -> str:
+        return self.key[1]
 
 
 @dataclass(frozen=True)
@@ -54,7 +159,12 @@ class Plain:
     """Without secure aggregation (``hide: none``): give your encoded part in the clear."""
 
     ask: Ask
+    closes: Key | None = None
     phase: Phase = "plain"
+
+    @property
+    def analysis(self) -> str:
+        return self.ask.analysis
 
 
 @dataclass(frozen=True)
@@ -64,16 +174,24 @@ class Tell:
     ask: Ask
     phase: Phase = "tell"
 
+    @property
+    def analysis(self) -> str:
+        return self.ask.analysis
+
 
 @dataclass(frozen=True)
 class Close:
     """The step is opened and stored: the site commits its state and forgets the stored vector."""
 
-    key: tuple[str, str, int, int]
+    key: Key
     phase: Phase = "close"
 
+    @property
+    def analysis(self) -> str:
+        return self.key[1]
 
-Message = Advertise | Share | Mask | Reveal | Plain | Tell | Close
+
+Message = Commit | Advertise | Share | Mask | Agree | Reveal | Deliver | Plain | Tell | Close
 
 
 class LinkLost(Exception):
@@ -83,6 +201,10 @@ class LinkLost(Exception):
         super().__init__(f"{site}: link lost at {phase}")
         self.site = site
         self.phase = phase
+
+
+class SlotLost(LinkLost):
+    """The site is there, and was restarted: it no longer has the secrets of this slot. Another slot can be tried at once."""
 
 
 class Exchange(Protocol):

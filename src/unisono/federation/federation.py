@@ -8,7 +8,7 @@ input is the study's `on_dropout` rule; when lost after it, the site's part coun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -17,16 +17,20 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from unisono.errors import JournalError, MethodError, ParticipationError, ProtocolError
-from unisono.federation.ask import WEIGHT, Ask, Operation, leaves_of
+from unisono.federation.ask import Ask, Operation, leaves_of, opened_tree
+from unisono.federation.attempts import Attempts, parameters_of
 from unisono.federation.contribution import BoundContribution, BoundReceipt, Facts
 from unisono.federation.events import Event, Kind, Observer, nobody
-from unisono.federation.exchange import Close, Exchange, LinkLost, Tell
+from unisono.federation.exchange import Close, Exchange, Key, LinkLost, Tell
 from unisono.federation.journal import Journal, Record
-from unisono.federation.rounds import Incomplete, Opened, Round, together
+from unisono.federation.rounds import Round, together
+from unisono.federation.slots import Slots
 from unisono.federation.tree import Tree, pack, unpack
-from unisono.protection.encoding import exact
-from unisono.protection.secagg.aggregate import AggregatorSession
-from unisono.protection.secagg.parameters import Parameters, threshold
+from unisono.protection.encoding.codec import codec, encoding_of
+from unisono.protection.leaves import Leaf
+from unisono.protection.prg import Words
+from unisono.protection.secagg.group import Group, group_of
+from unisono.protection.secagg.parameters import Parameters
 from unisono.protection.secagg.roster import Roster
 from unisono.study.document import Study
 from unisono.study.units import duration
@@ -34,19 +38,8 @@ from unisono.study.units import duration
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 5.0
-"""Between tries that fail one after the other: a link that is up and fails at once must not be asked in a hot loop."""
 PATIENCE_S = 30.0
 """For messages that a sum does not depend on: a site that hangs misses them."""
-
-
-class SiteLeft(Exception):
-    """`on_dropout: continue`: these sites are out for good; what they were in must be recomputed without them."""
-
-    def __init__(self, stayed: tuple[str, ...]) -> None:
-        super().__init__(f"continuing with {', '.join(stayed)}")
-        self.stayed = stayed
 
 
 @dataclass(frozen=True)
@@ -88,10 +81,19 @@ class Federation:
         self.sites: tuple[str, ...] = tuple(sorted(left))
         self._step = 0
         self._busy = False
-        self._missing: dict[str, str] = {}  # lost in the last try, with the message at which
-        self._away: dict[str, str] = {}  # of these, without a link now
-        self.parameters = _parameters(self.sites, study)
-        self._round = Round(exchange, roster, self.parameters, journal, self._timed)
+        self.parameters = parameters_of(self.sites, study)
+        slots = None if self.parameters is None else Slots(self._group(self.parameters), journal)
+        self._round = Round(exchange, slots, journal, self._timed, closes=self._last_opened())
+        self._attempts = Attempts(exchange, self._round, roster, journal, study, self.deadline, self._notify)
+
+    def _group(self, parameters: Parameters) -> Group:
+        return group_of(self.question.run, self.epoch, self.sites, self.roster, parameters)
+
+    def _last_opened(self) -> Key | None:
+        """The step that a run which was stopped had opened last: the sites may not know yet that it is over."""
+        record = self.journal.last("opened", epoch=self.epoch)
+        known = record is None or self.journal.last("finished") is not None
+        return None if known or record is None else (self.question.run, self.question.analysis, self.epoch, record.step)
 
     @property
     def facts(self) -> Facts:
@@ -111,30 +113,49 @@ class Federation:
 
     async def sum(self, contribution: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         """The sum of a contribution over the sites, as the type that the contribution returns."""
-        leaves, opened = await self._open("sum", contribution, arguments)
-        return contribution.rebuild(exact.decode(opened, leaves))
+        return contribution.rebuild(await self._opened_tree("sum", contribution, arguments))
 
     async def mean(self, contribution: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         """The patient-weighted mean of a contribution: numerator and denominator are both sums."""
-        leaves, opened = await self._open("mean", contribution, arguments)
-        tree = exact.decode(opened, leaves)
-        weight = tree.pop(WEIGHT)
-        return contribution.rebuild({name: value / weight for name, value in tree.items()})
+        return contribution.rebuild(await self._opened_tree("mean", contribution, arguments))
+
+    async def sum_to(
+        self,
+        site: str,
+        receipt: BoundReceipt[[T]],
+        contribution: BoundContribution[P, T],
+        *arguments: P.args,
+        **_: P.kwargs,
+    ) -> None:
+        """The sum of a contribution, read by one site alone, which hands it to `receipt`; the coordinator sees it masked.
+
+        The recipient can subtract its own part: behind each number there must be two other contributors at least, or noise
+        (docs/secure-aggregation.md, *A sum to a site*). Without the recipient nothing is opened.
+        """
+        if site not in self.sites or self.question.study.protection.hide == "none":
+            raise ParticipationError(
+                f"A sum cannot be read by {site!r} alone in this study.",
+                rule="recipient",
+                remedy=f"Name one of {', '.join(self.sites)}, under `protection: {{hide: secagg}}`.",
+            )
+        ask = replace(self._ask("sum", contribution, arguments), to=site, receipt=receipt.name)
+        leaves = leaves_of("sum", contribution, self.facts, tuple(arguments))
+        await self._open(ask, leaves)
 
     async def tell(self, receipt: BoundReceipt[P], *arguments: P.args, **_: P.kwargs) -> None:
         """Broadcast; nothing comes back. What a site makes of it stays at the site. A site that is away misses it."""
-        ask = self._ask("tell", receipt.method, receipt.name, arguments)
+        ask = self._ask("tell", receipt, arguments)
         if self._replayed("told", ask) is not None:
             return
         self._notify("step", ask)
-        await self._send(ask, Tell(ask))
+        await self._send(ask.sites, Tell(ask))
         self.journal.write(
             "told", {"question": ask.question, "name": ask.contribution}, epoch=self.epoch, step=ask.step
         )
 
     async def collect(self, contribution: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> list[T]:
         """Individual contributions, visible: refused by every site's default policy."""
-        ask = self._ask("collect", contribution.method, contribution.name, arguments)
+        ask = self._ask("collect", contribution, arguments)
         await self._refused(ask)
         raise ProtocolError(
             "A site answered a `collect`, which this version of the coordinator does not carry.",
@@ -144,7 +165,7 @@ class Federation:
 
     async def align(self, identifiers: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> None:
         """Private set intersection of patient identifiers: refused by every site's default policy."""
-        await self._refused(self._ask("align", identifiers.method, identifiers.name, arguments))
+        await self._refused(self._ask("align", identifiers, arguments))
 
     # -- durable state of a method -------------------------------------------------------------------------------------
 
@@ -166,26 +187,39 @@ class Federation:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    async def _open(
+    async def _opened_tree(
         self, operation: Operation, contribution: BoundContribution[..., Any], arguments: Sequence[Any]
-    ) -> Any:
-        ask = self._ask(operation, contribution.method, contribution.name, arguments)
+    ) -> dict[str, Any]:
+        ask = self._ask(operation, contribution, arguments)
         leaves = leaves_of(operation, contribution, self.facts, tuple(arguments))
+        encoding = encoding_of(leaves)
+        ask = replace(ask, encoding=encoding, partial=encoding == "fixed32")
+        words = await self._open(ask, leaves)
+        decoded = codec(encoding).decode(words, leaves, len(self.sites))
+        if decoded.clipped:
+            self._notify("clipped", ask, words=decoded.clipped)
+        return opened_tree(operation, leaves, self.facts, decoded.tree)
+
+    async def _open(self, ask: Ask, leaves: Mapping[str, Leaf]) -> Words:
+        """The step's opened words: from the journal, or asked for. For a sum to a site they stay masked, and are no one's."""
         record = self._replayed("opened", ask)
         if record is not None:
             assert record.body is not None
             self._notify("replayed", ask)
-            return leaves, np.asarray(record.body["words"], np.uint64)
+            words: Words = np.asarray(record.body["words"])
+            return words
         self._notify("step", ask)
-        length = exact.length(leaves)
+        length = codec(ask.encoding).length(leaves)
         with self._alone(ask):
-            opened = await self._until_opened(ask, length)
+            opened = await self._attempts.until_opened(ask, length)
         self.journal.write(
             "opened",
             {
                 "question": ask.question,
                 "name": ask.contribution,
                 "method": ask.method,
+                "encoding": ask.encoding,
+                "to": ask.to,
                 "words": opened.words,
                 "participants": list(opened.participants),
                 "recovered": list(opened.recovered),
@@ -194,13 +228,20 @@ class Federation:
                     k: {"rule": v.rule, "shape": list(v.shape), "meaning": v.meaning} for k, v in leaves.items()
                 },
             },
-            epoch=self.epoch,
+            epoch=ask.epoch,
             step=ask.step,
         )
         self.journal.forget_pending(self.epoch, ask.step)
-        self._notify("opened", ask, words=length)
-        await self._close(ask)
-        return leaves, opened.words
+        # The news rides along with the next question, or is sent at the end.
+        self._round.closes = ask.key
+        self._notify("opened", ask, words=opened.words.size)
+        return opened.words
+
+    async def finish(self) -> None:
+        """The analysis is answered: tell the sites that the last step is over. Losing this message loses nothing."""
+        key, self._round.closes = self._round.closes, None
+        if key is not None:
+            await self._send(self.sites, Close(key))
 
     @contextmanager
     def _alone(self, ask: Ask) -> Iterator[None]:
@@ -217,92 +258,17 @@ class Federation:
         finally:
             self._busy = False
 
-    async def _until_opened(self, ask: Ask, length: int) -> Opened:
-        """Attempts, until one opens or the deadline passes."""
-        on_dropout = self.question.study.participation.on_dropout
-        failures = 0
-        try:
-            async with asyncio.timeout(self.deadline):
-                opened = await self._finish_pending(ask)
-                while opened is None:
-                    ask = self._next_attempt(ask)
-                    try:
-                        opened = await self._attempt(ask, length)
-                    except Incomplete as incomplete:
-                        if on_dropout == "abort":
-                            raise _stopped(incomplete.lost, ask, "on_dropout is `abort`") from incomplete
-                        failures += 1
-                        await self._return_of(incomplete, ask, failures)
-                        opened = await self._finish_pending(ask)
-        except TimeoutError as error:
-            opened = self._round.unmasked(ask, self._round.waiting)
-            if opened is not None:
-                return opened
-            late = dict.fromkeys(sorted(self._round.waiting), "deadline")
-            missing = self._away | late or self._missing
-            if on_dropout == "continue" and missing:
-                raise self._leave(ask, missing) from error
-            raise _stopped(missing, ask, f"the deadline of {self.deadline:g} s passed") from error
-        return opened
-
-    async def _attempt(self, ask: Ask, length: int) -> Opened:
-        if ask.hide == "none":
-            return await self._round.plain(ask, length)
-        return await self._round.secagg(ask, length)
-
-    async def _finish_pending(self, ask: Ask) -> Opened | None:
-        """If the step's masked sum is on disk, ask for the same unmasking again; None if too few sites can give it."""
-        record = self.journal.last("pending", epoch=self.epoch, step=ask.step)
-        if record is None or record.body is None:
-            return None
-        session = AggregatorSession.restore(record.body["session"], self.roster)
-        try:
-            return await self._round.unmask(ask, session, record.body["first_bytes"])
-        except Incomplete as incomplete:
-            self._missing = incomplete.lost
-            return None
-
-    async def _return_of(self, incomplete: Incomplete, ask: Ask, failures: int) -> None:
-        """Until every lost site has a link again."""
-        self._missing, self._away = incomplete.lost, dict(incomplete.lost)
-        body = {"name": ask.contribution, "method": ask.method, "sites": dict(incomplete.lost)}
-        self.journal.write("waited", body, epoch=self.epoch, step=ask.step)
-
-        async def back(site: str) -> None:
-            self._notify("waiting", ask, site)
-            await self.exchange.online(site)
-            del self._away[site]
-            self._notify("returned", ask, site)
-
-        await together(back(site) for site in sorted(incomplete.lost))
-        if failures > 1:
-            await asyncio.sleep(min(FIRST_PAUSE_S * 2.0 ** (failures - 2), LONGEST_PAUSE_S))
-
-    def _leave(self, ask: Ask, missing: Mapping[str, str]) -> SiteLeft:
-        """Those who stayed begin anew; the ones missing at the deadline are out for good. An error, and nothing is written
-        down, if those who stayed are too few: the same command can still wait for the others."""
-        stayed = tuple(s for s in self.sites if s not in missing)
-        _parameters(stayed, self.question.study)
-        for site in sorted(missing):
-            self._notify("left", ask, site)
-        self.journal.write("epoch", {"stayed": list(stayed), "left": dict(missing)}, epoch=self.epoch + 1)
-        return SiteLeft(stayed)
-
-    async def _close(self, ask: Ask) -> None:
-        """Tell the sites that the step is opened and stored. Losing this message loses nothing."""
-        await self._send(ask, Close(ask.key))
-
-    async def _send(self, ask: Ask, message: Tell | Close) -> None:
-        """To every site; one that is away, or does not answer in time, misses it."""
+    async def _send(self, sites: Iterable[str], message: Tell | Close) -> None:
+        """To these sites; one that is away, or does not answer in time, misses it."""
 
         async def one(site: str) -> None:
             try:
                 async with asyncio.timeout(min(self.deadline, PATIENCE_S)):
                     await self.exchange.request(site, message)
             except (LinkLost, TimeoutError):
-                self._notify("lost", ask, site)
+                self._timed(Event("lost", self.question.analysis, name=message.phase, site=site))
 
-        await together(one(site) for site in ask.sites)
+        await together(one(site) for site in sites)
 
     async def _refused(self, ask: Ask) -> None:
         """Ask the first site, so that its own policy answers."""
@@ -310,19 +276,20 @@ class Federation:
 
     # -- asks ---------------------------------------------------------------------------------------------------------
 
-    def _ask(self, operation: Operation, method: Any, name: str, arguments: Sequence[Any]) -> Ask:
+    def _ask(
+        self, operation: Operation, named: BoundContribution[..., Any] | BoundReceipt[...], arguments: Sequence[Any]
+    ) -> Ask:
         step, self._step = self._step, self._step + 1
-        self._missing, self._away = {}, {}
         # What the sites get is what the digest is over, and nobody can change it later: a read-only copy.
         fixed = unpack(pack(list(arguments)))
         return Ask(
             run=self.question.run,
             study=self.study_digest,
             analysis=self.question.analysis,
-            method=method.name,
-            version=method.version,
+            method=named.method.name,
+            version=named.method.version,
             operation=operation,
-            contribution=name,
+            contribution=named.name,
             step=step,
             epoch=self.epoch,
             attempt=0,
@@ -332,14 +299,6 @@ class Federation:
             facts=self.facts,
             arguments=fixed,
         )
-
-    def _next_attempt(self, ask: Ask) -> Ask:
-        """A number never used before, also by a run that was killed: written down before the ask goes out."""
-        before = self.journal.last("attempt", epoch=self.epoch, step=ask.step)
-        number = 1 if before is None or before.body is None else int(before.body["attempt"]) + 1
-        self.journal.write("attempt", {"attempt": number, "question": ask.question}, epoch=self.epoch, step=ask.step)
-        self._notify("attempt", ask)
-        return replace(ask, attempt=number)
 
     def _replayed(self, kind: str, ask: Ask) -> Record | None:
         """The record of this step; a replay that asks something else has diverged and must not go on."""
@@ -367,26 +326,3 @@ class Federation:
     def _timed(self, event: Event) -> None:
         seconds = monotonic() - self.began
         self.observer(replace(event, seconds=seconds))
-
-
-def _parameters(sites: tuple[str, ...], study: Study) -> Parameters | None:
-    """How many of these sites must stay; None where nothing is hidden. An error if no sum over them may be opened."""
-    if len(sites) < study.release.min_sites:
-        raise ParticipationError(
-            f"{len(sites)} site{'s' if len(sites) != 1 else ''} can take part ({', '.join(sites) or 'none'}); "
-            f"a sum is opened over {study.release.min_sites} or more.",
-            rule="min_sites",
-            remedy="Invite more sites. With fewer, a sum would show one hospital's part to another.",
-        )
-    if study.protection.hide == "none":
-        return None
-    return threshold(len(sites), study.protection.colluding, study.release.min_sites)
-
-
-def _stopped(missing: Mapping[str, str], ask: Ask, why: str) -> ParticipationError:
-    names = ", ".join(f"{site} (at {phase})" for site, phase in sorted(missing.items())) or "some sites"
-    return ParticipationError(
-        f"Step {ask.step} of {ask.analysis!r} ({ask.method}.{ask.contribution}) stopped: {why} while waiting for {names}.",
-        rule="on_dropout",
-        remedy="Run the same command again when the site is back: every opened sum is kept and the fit goes on there.",
-    )

@@ -1,14 +1,15 @@
 """One attempt at one sum, under each way of hiding it: which messages go out, in which order, and what may be lost.
 
-`secagg` is the four messages of Bonawitz et al. (CCS 2017); the accumulated sum and the survivor set are on disk before
-anyone is asked to unmask, so that a coordinator that dies asks for the same unmasking and finishes. `none` is one message.
+`secagg` is the protocol of Bonawitz et al. (CCS 2017) with what Bell et al. (CCS 2020) add; the accumulated sum and the
+survivor set are on disk before anyone is asked to agree or to unmask, so that a coordinator that dies asks for the same
+unmasking and finishes. `none` is one message.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,22 +17,27 @@ from numpy.typing import NDArray
 from unisono.errors import ProtocolError
 from unisono.federation.ask import Ask
 from unisono.federation.events import Event, Observer
-from unisono.federation.exchange import Advertise, Exchange, LinkLost, Mask, Message, Plain, Reveal, Share
+from unisono.federation.exchange import (
+    Agree,
+    Deliver,
+    Exchange,
+    Key,
+    LinkLost,
+    Mask,
+    Masked,
+    Message,
+    Plain,
+    Reveal,
+    Revealed,
+    SlotLost,
+)
 from unisono.federation.journal import Journal
-from unisono.protection.encoding.exact import Words
+from unisono.federation.slots import Incomplete, Lost, Slots
+from unisono.protection.encoding.codec import Codec
+from unisono.protection.prg import Words
 from unisono.protection.secagg.aggregate import AggregatorSession
-from unisono.protection.secagg.parameters import Parameters
-from unisono.protection.secagg.roster import Roster
 
 FIRST_BYTES = 16
-
-
-class Incomplete(Exception):
-    """The attempt ended without a sum: these sites were lost before their part was in, or too few could unmask."""
-
-    def __init__(self, lost: Mapping[str, str]) -> None:
-        super().__init__(f"lost: {dict(lost)}")
-        self.lost = dict(lost)
 
 
 @dataclass(frozen=True)
@@ -49,55 +55,82 @@ class Opened:
 class Round:
     """Everything an attempt needs: who carries, who listens, where it is written down.
 
+    slots: key material; None where nothing is hidden. closes: the step before, whose end rides along with the next question.
     waiting: sites whose answer has not come: who is late, when the deadline passes. unmasking: the sum that sites were
     asked to unmask, and the first bytes of its parts.
     """
 
     exchange: Exchange
-    roster: Roster
-    parameters: Parameters | None
+    slots: Slots | None
     journal: Journal
     observer: Observer
+    closes: Key | None = None
     waiting: set[str] = field(default_factory=set)
     unmasking: tuple[AggregatorSession, Mapping[str, str]] | None = None
 
-    async def secagg(self, ask: Ask, length: int) -> Opened:
-        """Messages A to D. Raises `Incomplete` if a site is lost before its masked input."""
-        assert self.parameters is not None
+    async def secagg(self, ask: Ask, codec: Codec, length: int) -> Opened:
+        """Messages A to D, as far as they have not gone out before. Raises `Incomplete` if a site that must be in the sum is
+        lost before its masked input."""
+        assert self.slots is not None
+        slots = self.slots
         self.unmasking = None
-        session = AggregatorSession(ask.sites, self.roster, self.parameters, ask.run, ask.slot, length, ask.digest)
-        for advertised in (await self._all(ask, lambda _: Advertise(ask))).values():
-            session.collect_advertise(advertised)
-        keys = session.key_roster()
-        for shares in (await self._all(ask, lambda _: Share(ask.slot, keys))).values():
-            session.collect_shares(shares)
+
+        async def gather(
+            sites: Iterable[str], message: Callable[[str], Message], collect: Callable[[str, Any], None]
+        ) -> Lost:
+            return await self._gather(ask, sites, message, collect)
+
+        setup = await slots.ready(ask, gather)
+        session = AggregatorSession(setup, ask.digest, length, codec.dtype)
+        following = slots.begin_next(ask.circle, ask.to)
         first: dict[str, str] = {}
 
-        def collect(masked: Any) -> None:
+        def collect(site: str, masked: Masked) -> None:
             # Each part is added as it comes and then let go: memory does not grow with the number of sites.
-            first[masked.site] = first_bytes(masked.words)
-            session.collect_masked(masked)
+            first[site] = first_bytes(masked.part.words)
+            session.collect_masked(masked.part)
+            slots.collect_keys(masked.next)
 
-        await self._all(ask, lambda site: Mask(ask.slot, session.inbox_for(site)), collect)
+        def question(site: str) -> Message:
+            return Mask(ask, session.slot, setup.inbox_for(site, session.dealt), following, self.closes)
+
+        lost = await self._gather(ask, session.dealt, question, collect)
+        if lost and not ask.partial:
+            raise Incomplete(lost)
         self.journal.write(
             "pending",
-            {"slot": ask.slot, "session": session.state_tree(), "first_bytes": first, "key": list(ask.key)},
+            {"slot": session.slot, "session": session.state_tree(), "first_bytes": first, "key": list(ask.key)},
             epoch=ask.epoch,
             step=ask.step,
         )
         return await self.unmask(ask, session, first)
 
     async def unmask(self, ask: Ask, session: AggregatorSession, first: Mapping[str, str]) -> Opened:
-        """Message D, for the one survivor set that is written down; enough answers open the sum."""
+        """Agreement and message D, for the one survivor set that is written down; enough answers open the sum."""
+        assert self.slots is not None
+        slots = self.slots
         request = session.unmask_request()
+        if session.group.malicious:
+            lost = await self._gather(
+                ask,
+                session.survivors,
+                lambda _: Agree(ask.key, request),
+                lambda _, agreement: session.collect_agreement(agreement),
+            )
+            if not session.agreed:
+                raise Incomplete(lost)
         self.unmasking = session, first
-        _, lost = await self._gather(
-            ask, session.survivors, lambda _: Reveal(ask.key, session.slot, request), session.collect_unmask
-        )
-        opened = self.unmasked(ask, lost)
+        request, keys = session.agreed_request(), slots.keys_to_share(ask.sites)
+
+        def collect(_: str, revealed: Revealed) -> None:
+            session.collect_unmask(revealed.shares)
+            slots.collect_shares(revealed.next)
+
+        lost = await self._gather(ask, session.survivors, lambda _: Reveal(ask.key, request, keys), collect)
+        opened = self.unmasked(ask, lost.sites)
         if opened is None:
             raise Incomplete(lost)
-        return opened
+        return opened if not ask.to else await self.deliver(ask, session.slot, opened)
 
     def unmasked(self, ask: Ask, lost: Iterable[str]) -> Opened | None:
         """The sum, if enough sites have answered D; `lost` are those that have not. Also asked when the deadline passes:
@@ -112,14 +145,26 @@ class Round:
             self.observer(Event("recovered", ask.analysis, ask.step, ask.contribution, site))
         return Opened(words, session.survivors, recovered, dict(first))
 
-    async def plain(self, ask: Ask, length: int) -> Opened:
+    async def deliver(self, ask: Ask, slot: str, opened: Opened) -> Opened:
+        """A sum to a site: what is still under the recipient's own mask goes there, and is not kept here. Raises
+        `Incomplete` if the recipient is lost."""
+        message = Deliver(ask.key, slot, opened.words, opened.participants)
+        lost = await self._gather(ask, (ask.to,), lambda _: message, lambda *_: None)
+        if lost:
+            raise Incomplete(lost)
+        return replace(opened, words=opened.words[:0])
+
+    async def plain(self, ask: Ask, codec: Codec, length: int) -> Opened:
         """One message; the coordinator sees every site's part."""
-        parts = await self._all(ask, lambda _: Plain(ask))
+        parts: dict[str, Words] = {}
+        lost = await self._gather(ask, ask.sites, lambda _: Plain(ask, self.closes), parts.__setitem__)
+        if lost and (not ask.partial or not parts):
+            raise Incomplete(lost)
         total: Words | None = None
         first: dict[str, str] = {}
-        for site in ask.sites:
-            words: Words = parts[site]
-            if words.shape != (length,) or words.dtype.str != "<u8":
+        for site in sorted(parts):
+            words = parts[site]
+            if words.shape != (length,) or words.dtype != codec.dtype:
                 raise ProtocolError(
                     f"{site} sent {words.size} words, expected {length}.",
                     rule="encoding-length",
@@ -128,27 +173,18 @@ class Round:
             first[site] = first_bytes(words)
             total = words.copy() if total is None else total.__iadd__(words)
         assert total is not None
-        return Opened(total, ask.sites, (), first)
-
-    async def _all(
-        self, ask: Ask, message: Callable[[str], Message], collect: Callable[[Any], None] | None = None
-    ) -> dict[str, Any]:
-        """Answers of all sites, or `Incomplete`."""
-        answers, lost = await self._gather(ask, ask.sites, message, collect)
-        if lost:
-            raise Incomplete(lost)
-        return answers
+        return Opened(total, tuple(sorted(parts)), (), first)
 
     async def _gather(
         self,
         ask: Ask,
-        sites: tuple[str, ...],
+        sites: Iterable[str],
         message: Callable[[str], Message],
-        collect: Callable[[Any], None] | None = None,
-    ) -> tuple[dict[str, Any], dict[str, str]]:
+        collect: Callable[[str, Any], None],
+    ) -> Lost:
         """Ask all at once. Lost links are counted; a refusal of any site ends the run with the site's own words."""
-        lost: dict[str, str] = {}
-        answers: dict[str, Any] = {}
+        lost = Lost()
+        sites = tuple(sites)
         self.waiting.clear()
         self.waiting.update(sites)
 
@@ -158,16 +194,29 @@ class Round:
                 answer = await self.exchange.request(site, sent)
             except LinkLost as lost_link:
                 self.waiting.discard(site)
-                lost[site] = lost_link.phase
+                lost.sites[site] = lost_link.phase
+                if isinstance(lost_link, SlotLost):
+                    lost.restarted.add(site)
                 self.observer(Event("lost", ask.analysis, ask.step, sent.phase, site))
                 return
             self.waiting.discard(site)
-            if collect is not None:
-                collect(answer)
-            answers[site] = answer if collect is None else None
+            _check_sender(site, answer)
+            collect(site, answer)
 
         await together(one(site) for site in sites)
-        return answers, lost
+        return lost
+
+
+def _check_sender(site: str, answer: Any) -> None:
+    """What comes over a site's link is that site's: it does not speak in another's name."""
+    for part in (answer, *(getattr(answer, name, None) for name in ("part", "shares", "next"))):
+        if getattr(part, "site", site) != site:
+            raise ProtocolError(
+                f"{site} sent a message in the name of {part.site}.",
+                rule="sender",
+                remedy="The site runs altered software; leave it out until that is explained.",
+                evidence={"link": site, "named": str(part.site)},
+            )
 
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

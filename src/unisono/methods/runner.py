@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from unisono.errors import MethodError
-from unisono.federation.federation import Federation, SiteLeft
+from unisono.federation.attempts import SiteLeft
+from unisono.federation.federation import Federation
 from unisono.methods.base import Result
 from unisono.methods.cohort import CohortResult, establish
 from unisono.methods.registry import build
@@ -48,6 +49,7 @@ async def answer(study: Study, analysis: str, begin: Callable[[], Federation]) -
                     remedy=f"Use at most {int(PARAMETER_FRACTION * patients)}: drop covariates or merge levels.",
                 )
             result = await method.run(federation)
+            await federation.finish()
         except SiteLeft:
             continue
         notes = (*result.notes, *(f"{_LEFT.format(', '.join(federation.left))}" for _ in federation.left[:1]))

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unisono.errors import MethodError
+
 Rule = Literal["count", "curve", "moment", "update"]
 """What kind of thing a leaf is, and so which disclosure rule holds for it:
 
@@ -62,3 +64,26 @@ def curve(shape: tuple[int, ...], bound: float, meaning: str) -> Leaf:
 def moment(shape: tuple[int, ...], bound: float | Float, meaning: str) -> Leaf:
     """Sums over a site's patients of a bounded function; `bound` holds for the whole site's sum."""
     return Leaf("moment", shape, bound, meaning)
+
+
+def update(shape: tuple[int, ...], bound: float, meaning: str) -> Leaf:
+    """A difference of model parameters, clipped element by element to [-bound, bound]: one bound for the whole leaf.
+
+    Unlike the other kinds, a value outside the bound is clipped (and counted), not refused. `MethodError` if the bound is
+    no positive number.
+    """
+    leaf = Leaf("update", shape, bound, meaning)
+    update_bound(leaf)
+    return leaf
+
+
+def update_bound(leaf: Leaf) -> float:
+    """The bound of an update leaf; `MethodError` unless it is one positive number."""
+    bound = np.asarray(leaf.bound, np.float64)
+    if bound.ndim != 0 or not np.isfinite(bound) or bound <= 0:
+        raise MethodError(
+            "The bound of an update is not one positive number.",
+            rule="update-bound",
+            remedy="Declare one clipping bound for the leaf; parameters of different size go into different leaves.",
+        )
+    return float(bound)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from unisono.federation.journal import Journal
-from unisono.protection.secagg.parameters import threshold
+from unisono.protection.secagg.parameters import derive
 from unisono.report import plain_json
 from unisono.report.participation import Frozen, Participation, participation
 from unisono.study.document import Study
@@ -20,14 +20,17 @@ FILE = "result.json"
 
 
 class Protection(Frozen):
-    """How the sums were hidden. sites: in the answer. threshold: hospitals that must stay for a sum to open, and
-    tolerated_drop_outs: hospitals that may be lost after masking; both None where nothing is hidden."""
+    """How the sums were hidden. sites: in the answer. graph: who masks with whom. threshold: t, the shares that rebuild a
+    secret. must_stay: hospitals without which no sum opens. tolerated_drop_outs: hospitals that may be lost after masking.
+    All None where nothing is hidden."""
 
     hide: str
     threat: str
     colluding: int
     sites: int
+    graph: str | None
     threshold: int | None
+    must_stay: int | None
     tolerated_drop_outs: int | None
     sentence: str
 
@@ -93,13 +96,20 @@ class AnalysisRecord(Frozen):
 def protection_of(study: Study, sites: int) -> Protection:
     """How the sums of `sites` hospitals of this study are hidden."""
     rules = study.protection
-    found = None if rules.hide == "none" else threshold(sites, rules.colluding, study.release.min_sites)
+    least = study.release.min_sites
+    found = (
+        None
+        if rules.hide == "none"
+        else derive(sites, rules.colluding, least, hide=rules.hide, threat=rules.threat)
+    )
     return Protection(
         hide=rules.hide,
         threat=rules.threat,
         colluding=rules.colluding,
         sites=sites,
+        graph=found.graph if found else None,
         threshold=found.t if found else None,
+        must_stay=found.least_survivors if found else None,
         tolerated_drop_outs=found.tolerated_drops if found else None,
         sentence=f"{found.sentence()}."
         if found

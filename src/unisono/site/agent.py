@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,24 @@ from numpy.typing import NDArray
 
 from unisono.errors import DataError, PermitError, ProtocolError, UnisonoError
 from unisono.federation import exchange as messages
-from unisono.federation.ask import WEIGHT, Ask, leaves_for
-from unisono.federation.tree import pack, unpack
+from unisono.federation.ask import WEIGHT, Ask, Circle, leaves_for, opened_tree, weighted
 from unisono.methods.base import Method
 from unisono.protection import disclosure
-from unisono.protection.encoding import exact
+from unisono.protection.encoding.codec import codec
 from unisono.protection.leaves import Leaf
-from unisono.protection.secagg.messages import MaskedInput, SealedInbox, UnmaskShares
-from unisono.protection.secagg.parameters import Parameters, threshold
+from unisono.protection.prg import Source, Words, mask_into, system_entropy
+from unisono.protection.secagg.group import group_of
+from unisono.protection.secagg.messages import Agreement, Commitment, Unmask
+from unisono.protection.secagg.parameters import Parameters, derive
+from unisono.protection.secagg.party import Party, SlotUnknown
 from unisono.protection.secagg.roster import Identity, Roster
-from unisono.protection.secagg.site import SiteSession
 from unisono.site import gate, near_twins
 from unisono.site.audit import AuditLog
 from unisono.site.gate import Admitted
 from unisono.site.permit import Permit
 from unisono.site.policy import Policy
 from unisono.site.sheets import keep_sheet
-from unisono.site.state import SiteState
+from unisono.site.state import SiteState, Step
 from unisono.site.worker import CohortView, Worker, method_of
 from unisono.study.document import Study
 
@@ -58,9 +60,7 @@ class Site:
         self.audit = AuditLog(home / "audit.jsonl")
         self._studies: dict[str, Admitted] = {}
         self._methods: dict[tuple[str, str, str], Method[Any]] = {}
-        self._slots: dict[
-            tuple[str, str], tuple[Ask, SiteSession]
-        ] = {}  # by run and slot: a slot's name is a run's own
+        self._parties: dict[tuple[str, str, int], tuple[Circle, Party[Ask]]] = {}
         self._compared: set[tuple[object, ...]] = set()
         self._lock = threading.Lock()
 
@@ -82,15 +82,15 @@ class Site:
         """Stop a study at once: nothing more is answered, keys sent ahead are forgotten."""
         with self._lock:
             self._studies.pop(study, None)
-            for slot in [s for s, (ask, _) in self._slots.items() if ask.study == study]:
-                self._forget(slot)
+            for key in [key for key, (circle, _) in self._parties.items() if circle.study == study]:
+                self._leave(key)
             self.audit.write(self.clock(), "withdrawn", study=study)
 
     def close(self) -> None:
         """Leave: an answer that is being made is finished, key material is forgotten, files are closed."""
         with self._lock:
-            for slot in list(self._slots):
-                self._forget(slot)
+            for key in list(self._parties):
+                self._leave(key)
             self.state.close()
 
     def check_data(self, run: str, study: str) -> None:
@@ -106,8 +106,9 @@ class Site:
                 return self._answer(message)
             except UnisonoError as error:
                 raise self._refused(message, error) from error
-            except messages.LinkLost:
-                raise
+            except SlotUnknown as unknown:
+                # Restarted since the keys were made: the attempt is lost with them, and the coordinator tries again.
+                raise messages.SlotLost(self.name, message.phase) from unknown
             except Exception as error:  # a fault of ours or of a method's: it must not show data, nor go unlogged
                 fault = ProtocolError(
                     f"The message {message.phase!r} could not be answered ({type(error).__name__}).",
@@ -118,66 +119,129 @@ class Site:
 
     def _answer(self, message: messages.Message) -> object:
         match message:
-            case messages.Advertise(ask=ask):
-                return self._advertise(ask)
-            case messages.Share(slot=slot, keys=keys):
-                return self._slot(keys.run, slot)[1].share(keys)
-            case messages.Mask(slot=slot, inbox=inbox):
-                return self._mask(*self._slot(inbox.run, slot), inbox)
+            case messages.Commit(circle=circle):
+                return self._commit(circle)
+            case messages.Advertise():
+                party = self._party(message.circle)
+                return party.advertise(message.slot.name, message.slot.recipient, message.commitments)
+            case messages.Share(circle=circle, keys=keys):
+                return self._joined(_key(circle)).share(keys)
+            case messages.Mask():
+                return self._mask(message)
+            case messages.Agree(key=key, unmask=request):
+                return self._agree(key, request)
             case messages.Reveal():
                 return self._reveal(message)
+            case messages.Deliver():
+                self._receive(message)
             case messages.Plain(ask=ask):
+                self._over(message.closes)
                 return self._plain(ask)
             case messages.Tell(ask=ask):
                 self._told(ask)
             case messages.Close(key=key):
-                self._closed(key)
+                self._over(key)
+                self._leave(key[:3])
         return None
 
-    def _advertise(self, ask: Ask) -> object:
-        admitted = self._covered(ask, masked=True)
-        if (ask.run, ask.slot) in self._slots:
-            raise gate.protocol(
-                f"The slot {ask.slot!r} was already opened.", "one-vector-per-slot", "A new attempt takes a new slot."
-            )
-        for slot in [s for s, (other, _) in self._slots.items() if other.key == ask.key]:
-            self._forget(slot)  # an attempt that was given up
-        parameters = self._parameters(ask)
-        session = SiteSession(self.name, self.identity, admitted.roster, parameters, ask.run, ask.slot, sites=ask.sites)
-        self._slots[ask.run, ask.slot] = (ask, session)
-        return session.advertise()
+    # -- keys, before a question is known -----------------------------------------------------------------------------
 
-    def _mask(self, ask: Ask, session: SiteSession, inbox: SealedInbox) -> MaskedInput:
-        vector = self._vector(ask)
-        self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes)
-        return session.mask(vector, ask.digest, inbox)
+    def _commit(self, circle: Circle) -> Commitment:
+        party = self._party(circle)
+        self.state.remember_run(circle.study, circle.analysis, circle.run)
+        self.audit.write(self.clock(), "committed", run=circle.run, analysis=circle.analysis, epoch=circle.epoch)
+        return party.commit()
 
-    def _reveal(self, message: messages.Reveal) -> UnmaskShares:
+    def _party(self, circle: Circle) -> Party[Ask]:
+        """This site's half of the sums among these sites; made, after all checks, when keys are first asked for."""
+        admitted = self._admitted(circle.study)
+        gate.among(circle, admitted, self.policy, self.clock(), self.state)
+        known = self._parties.get(_key(circle))
+        if known is not None:
+            if known[0] != circle:
+                raise gate.other_circle(known[0], circle)
+            return known[1]
+        group = group_of(circle.run, circle.epoch, circle.sites, admitted.roster, self._parameters(circle))
+        party: Party[Ask] = Party(self.name, self.identity, group, self.state)
+        self._parties[_key(circle)] = (circle, party)
+        return party
+
+    def _joined(self, key: tuple[str, str, int]) -> Party[Ask]:
+        if key not in self._parties:
+            raise SlotUnknown(key)
+        circle, party = self._parties[key]
+        self._admitted(circle.study)
+        return party
+
+    # -- one sum ------------------------------------------------------------------------------------------------------
+
+    def _mask(self, message: messages.Mask) -> messages.Masked:
+        ask = message.ask
+        self._over(message.closes)
+        self._covered(ask, masked=True)
+        party = self._joined(_key(ask.circle))
+        if self._parties[_key(ask.circle)][0] != ask.circle:
+            raise gate.other_circle(self._parties[_key(ask.circle)][0], ask.circle)
+        part = party.mask(ask, message.slot, message.inbox, lambda: self._computed(ask))
+        self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=part.words.nbytes)
+        following = message.next
+        ahead = None if following is None else party.advertise(following.name, following.recipient)
+        return messages.Masked(part, ahead)
+
+    def _agree(self, key: messages.Key, request: Unmask) -> Agreement:
+        self._step_of(key)
+        agreement = self._joined(key[:3]).agree(key, request)
+        self.audit.write(self.clock(), "agreed", step=list(key), survivors=list(request.survivors))
+        return agreement
+
+    def _reveal(self, message: messages.Reveal) -> messages.Revealed:
         """Shares for one set of survivors of a step, ever: written down before they go out, and then repeated."""
-        step = self.state.step(message.key)
-        survivors = tuple(sorted(message.unmask.survivors))
+        step = self._step_of(message.key)
+        request = message.unmask
+        # A restarted site has no secrets of the slot, and still repeats what it had answered.
+        repeats = step.answer is not None and (step.slot, step.survivors) == (request.slot, request.survivors)
+        if repeats and message.key[:3] not in self._parties and not step.closed:
+            assert step.answer is not None
+            return messages.Revealed(step.answer)
+        party = self._joined(message.key[:3])
+        shares = party.unmask(message.key, request)
+        return messages.Revealed(shares, None if message.next is None else party.share(message.next))
+
+    def _step_of(self, key: messages.Key) -> Step:
+        step = self.state.step(key)
         if step is None:
             raise gate.protocol("There is no such step to unmask.", "unknown-step", "Ask for the step first.")
         self._admitted(step.study)
-        if step.closed or step.survivors not in (None, survivors):
-            raise gate.another_opening(message.key)
-        if step.answer is not None and step.slot == message.slot:
-            return UnmaskShares.from_tree(unpack(step.answer))
-        # If it was restarted since: a slot's secrets are in memory only, so this site counts as dropped for that attempt.
-        ask, session = self._slot(message.key[0], message.slot, "unmask")
-        if ask.key != message.key:
-            raise gate.protocol(
-                "The slot to unmask belongs to another step.", "other-slot", "Name the slot of the step's attempt."
-            )
-        if step.survivors is not None and survivors != ask.sites:
-            raise gate.another_opening(message.key)
-        answer = session.unmask(message.unmask)
-        self.state.remember_answer(ask.key, ask.slot, survivors, pack(answer.to_tree()))
-        return answer
+        return step
 
-    def _plain(self, ask: Ask) -> exact.Words:
+    def _receive(self, message: messages.Deliver) -> None:
+        """A sum that this site alone reads: its own mask comes off, and the method's receipt makes a sheet that stays here."""
+        party = self._joined(message.key[:3])
+        ask = party.asked(message.key, message.slot)
+        admitted = self._covered_receipt(ask)
+        total = party.receive(message.key, message.slot, message.words)
+        declaration = gate.declaration_of(gate.contribution_of(self._method(ask), ask), ask)
+        leaves = leaves_for(ask.operation, declaration, ask.facts)
+        decoded = codec(ask.encoding).decode(total, leaves, len(ask.sites))
+        tree = opened_tree(ask.operation, leaves, ask.facts, decoded.tree)
+        told = replace(ask, operation="tell", contribution=ask.receipt, arguments=[tree], to="", receipt="")
+        keep_sheet(self.home, told, admitted.worker.receipt(told))
+        self.audit.write(self.clock(), "received", step=list(ask.key), name=ask.contribution)
+
+    def _covered_receipt(self, ask: Ask) -> Admitted:
+        admitted = self._admitted(ask.study)
+        gate.is_receipt(self._method(ask), replace(ask, contribution=ask.receipt))
+        return admitted
+
+    def _plain(self, ask: Ask) -> Words:
         self._covered(ask, masked=False)
-        vector = self._vector(ask)
+        step = self.state.step(ask.key)
+        vector = None if step is None else step.vector
+        if vector is None:
+            source = self._computed(ask)
+            vector = np.empty(source.size, source.dtype)
+            mask_into(vector, source, [])
+            self.state.remember_vector(ask, vector)
         self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes)
         return vector
 
@@ -189,10 +253,12 @@ class Site:
         keep_sheet(self.home, ask, sheet)
         self.audit.write(self.clock(), "told", step=list(ask.key), name=ask.contribution)
 
-    def _closed(self, key: tuple[str, str, int, int]) -> None:
-        self.state.close_step(key)
-        for slot in [s for s, (ask, _) in self._slots.items() if ask.key == key]:
-            self._forget(slot)
+    def _over(self, key: messages.Key | None) -> None:
+        """A step is opened and stored at the coordinator, and every one before it."""
+        if key is not None:
+            self.state.close_step(key)
+            if key[:3] in self._parties:
+                self._parties[key[:3]][1].close(key)
 
     # -- the checks, in their order -----------------------------------------------------------------------------------
 
@@ -211,13 +277,8 @@ class Site:
         gate.covered(ask, admitted, self.policy, self.clock(), self.state, self._method, masked=masked)
         return admitted
 
-    def _vector(self, ask: Ask) -> exact.Words:
-        """The encoded contribution: the stored one if this step was answered before, else computed, checked and stored."""
-        step = self.state.step(ask.key)
-        if step is not None and step.vector is not None:
-            return step.vector
-        if step is not None:
-            raise gate.another_opening(ask.key)
+    def _computed(self, ask: Ask) -> Source:
+        """The encoded contribution of a step that was not answered before: computed and checked."""
         admitted = self._admitted(ask.study)
         self._frozen_data(ask.run, admitted.worker)
         cohort = admitted.worker.cohort(ask)
@@ -229,12 +290,11 @@ class Site:
             may_leave = admitted.permit.may_leave
             near_twins.check(self.state, ask, method, cohort.rows, self.policy, may_leave=may_leave)
         tree, leaves = self._part(ask, admitted.worker, cohort)
-        vector = exact.encode(tree, leaves)
+        source = codec(ask.encoding).source(tree, leaves, len(ask.sites), system_entropy)
         if fit not in self._compared:
             near_twins.remember(self.state, ask, method, cohort.rows)
             self._compared.add(fit)
-        self.state.remember_vector(ask, vector)
-        return vector
+        return source
 
     def _part(self, ask: Ask, worker: Worker, cohort: CohortView) -> tuple[dict[str, NDArray[Any]], dict[str, Leaf]]:
         """The worker's arrays, weighted for a mean, and their leaves; small own cells suppressed where nothing hides them."""
@@ -248,9 +308,8 @@ class Site:
                 remedy="This is a fault of the method; report it to its author.",
             )
         if ask.operation == "mean":
-            tree = {name: np.asarray(value, float) * cohort.n for name, value in tree.items()} | {
-                WEIGHT: np.asarray(cohort.n)
-            }
+            tree = {name: weighted(leaves[name], value, cohort.n, ask.facts) for name, value in tree.items()}
+            tree[WEIGHT] = np.asarray(cohort.n)
         if ask.hide == "none" and self.policy.suppress_own_cells:
             tree = {
                 name: disclosure.suppress_small(value, self.policy.min_count)[0] if leaves[name].integer else value
@@ -276,25 +335,25 @@ class Site:
             self._methods[key] = method_of(self._studies[ask.study].study, ask)
         return self._methods[key]
 
-    def _parameters(self, ask: Ask) -> Parameters:
-        study = self._studies[ask.study].study
-        return threshold(len(ask.sites), study.protection.colluding, study.release.min_sites)
+    def _parameters(self, circle: Circle) -> Parameters:
+        study = self._studies[circle.study].study
+        rules, sites = study.protection, len(circle.sites)
+        return derive(sites, rules.colluding, study.release.min_sites, hide=rules.hide, threat=rules.threat)
 
-    def _slot(self, run: str, slot: str, phase: messages.Phase = "share") -> tuple[Ask, SiteSession]:
-        if (run, slot) not in self._slots:
-            # Restarted since the keys were advertised: the attempt is lost with them, and the coordinator tries again.
-            raise messages.LinkLost(self.name, phase)
-        return self._slots[run, slot]
-
-    def _forget(self, slot: tuple[str, str]) -> None:
-        _, session = self._slots.pop(slot)
-        session.forget()
+    def _leave(self, key: tuple[str, str, int]) -> None:
+        if key in self._parties:
+            self._parties.pop(key)[1].forget()
 
     def _refused(self, message: messages.Message, error: UnisonoError) -> UnisonoError:
-        self.audit.write(self.clock(), "refused", phase=message.phase, rule=error.rule, what=error.what)
+        evidence = {"evidence": error.evidence} if error.evidence else {}
+        self.audit.write(self.clock(), "refused", phase=message.phase, rule=error.rule, what=error.what, **evidence)
         return self._named(error)
 
     def _named(self, error: UnisonoError) -> UnisonoError:
         here = f"site {self.name}"
         where = here if error.where in (None, here) else f"{here}, {error.where}"
         return type(error)(error.what, rule=error.rule, remedy=error.remedy, where=where)
+
+
+def _key(circle: Circle) -> tuple[str, str, int]:
+    return circle.run, circle.analysis, circle.epoch

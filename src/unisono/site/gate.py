@@ -6,20 +6,22 @@ Pure but for what the site remembers (`SiteState`). Every check that fails raise
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from unisono.errors import PermitError, ProtocolError, UnisonoError
-from unisono.federation.ask import Ask
+from unisono.federation.ask import Ask, Circle, leaves_for
 from unisono.federation.contribution import BoundContribution, Contribution, Declaration, Receipt
 from unisono.methods.base import Method
+from unisono.protection.encoding.codec import encoding_of
+from unisono.protection.secagg.party import check_retry
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.site.permit import Allowance, Permit, check_facts
 from unisono.site.policy import Policy
-from unisono.site.state import SiteState, Step
+from unisono.site.state import SiteState
 from unisono.site.worker import Worker
 from unisono.study.document import Study
 
@@ -56,14 +58,25 @@ def consent(study: Study, permit: Permit, roster: Roster, site: str, identity: I
         )
 
 
+def among(circle: Circle, admitted: Admitted, policy: Policy, now: datetime, state: SiteState) -> None:
+    """Before keys are made for sums among some sites, when no question is known yet."""
+    _typed(circle)
+    policy.check_among(circle)
+    if circle.analysis not in admitted.study.analyses or circle.hide == "none":
+        raise protocol(
+            f"There is no masked sum in {circle.analysis!r} of this study.",
+            "study-protection",
+            "A study is answered under the protection that was approved. Report the coordinator.",
+        )
+    _same_hiding(circle, admitted)
+    admitted.permit.check_among(circle, admitted.roster, now)
+    _runs(circle, admitted.permit, state)
+    _one_set_of_sites(circle, state)
+
+
 def permitted(ask: Ask, admitted: Admitted, policy: Policy, now: datetime, operations: tuple[str, ...]) -> Allowance:
     """Permit and policy; and the operation is one that this kind of message may carry."""
-    try:
-        ask.check_types()
-    except ValueError as error:
-        raise protocol(
-            f"The ask is malformed: {error}.", "ask-format", "Install the same version of Unisono at both ends."
-        ) from error
+    _typed(ask)
     policy.check_ask(ask)
     if ask.operation not in operations:
         raise protocol(
@@ -71,6 +84,20 @@ def permitted(ask: Ask, admitted: Admitted, policy: Policy, now: datetime, opera
             "message-operation",
             "Each operation has its own messages, with their own checks. Report the coordinator.",
         )
+    _same_hiding(ask, admitted)
+    return admitted.permit.check(ask, admitted.roster, now)
+
+
+def _typed(ask: Ask | Circle) -> None:
+    try:
+        ask.check_types()
+    except ValueError as error:
+        raise protocol(
+            f"The ask is malformed: {error}.", "ask-format", "Install the same version of Unisono at both ends."
+        ) from error
+
+
+def _same_hiding(ask: Ask | Circle, admitted: Admitted) -> None:
     hide = admitted.study.protection.hide
     if ask.hide != hide:
         raise protocol(
@@ -78,7 +105,6 @@ def permitted(ask: Ask, admitted: Admitted, policy: Policy, now: datetime, opera
             "study-protection",
             "A study is answered under the protection that was approved. Report the coordinator.",
         )
-    return admitted.permit.check(ask, admitted.roster, now)
 
 
 def covered(
@@ -93,34 +119,35 @@ def covered(
 ) -> None:
     """Everything about a sum or a mean. masked: the message that asks is one of secure aggregation's."""
     allowance = permitted(ask, admitted, policy, now, ("sum", "mean"))
-    if masked == (ask.hide == "none") or ask.encoding != "exact":
+    if masked == (ask.hide == "none") or (ask.to and not masked):
         raise protocol(
-            f"A sum hidden by {ask.hide!r}, encoded {ask.encoding!r}, was asked for by the wrong message.",
+            f"A sum hidden by {ask.hide!r} was asked for by the wrong message.",
             "study-protection",
             "What the study hides is never given in the clear. Report the coordinator.",
         )
     _often(ask, admitted.permit, allowance, state)
     check_facts(admitted.study, ask.facts)
-    bound = contribution_of(method_of(ask), ask)
-    admitted.permit.check_arguments(bound.contribution.parameters, ask.arguments, declaration_of(bound, ask))
+    method = method_of(ask)
+    bound = contribution_of(method, ask)
+    declaration = declaration_of(bound, ask)
+    admitted.permit.check_arguments(bound.contribution.parameters, ask.arguments, declaration)
+    _encoded(ask, declaration)
+    if ask.to:
+        is_receipt(method, replace(ask, contribution=ask.receipt))
     _one_set_of_sites(ask, state)
-    may_try(ask, state.step(ask.key))
+    check_retry(state.step(ask.key), ask)
 
 
-def may_try(ask: Ask, step: Step | None) -> None:
-    """One question and one opening a step, ever."""
-    if step is None:
-        return
-    if step.question != ask.question:
+def _encoded(ask: Ask, declaration: Declaration) -> None:
+    """Statistics are encoded exactly and are over one frozen set; only model updates may be summed over fewer sites."""
+    encoding = encoding_of(leaves_for(ask.operation, declaration, ask.facts))
+    if ask.encoding != encoding or (ask.partial and encoding != "fixed32"):
         raise protocol(
-            f"Step {ask.step} of {ask.analysis!r} was asked before, with another question.",
-            "one-question-per-step",
-            "A step is asked once. Two questions under one step number are refused; report the coordinator.",
+            f"{ask.method}.{ask.contribution} is summed in the encoding {encoding!r}, over "
+            f"{'any' if encoding == 'fixed32' else 'all'} of its sites; the ask says otherwise.",
+            "encoding",
+            "Coordinator and site run different versions of the method, or the coordinator wants a sum it may not have.",
         )
-    # A site that already gave its unmasking shares joins a further attempt for exactly the same set only: the same
-    # stored vectors over the same sites open the same sum, which shows nothing new (docs/secure-aggregation.md).
-    if step.closed or step.survivors not in (None, ask.sites):
-        raise another_opening(ask.key)
 
 
 def contribution_of(method: Method[Any], ask: Ask) -> BoundContribution[..., Any]:
@@ -159,12 +186,12 @@ def protocol(what: str, rule: str, remedy: str) -> ProtocolError:
     return ProtocolError(what, rule=rule, remedy=remedy)
 
 
-def another_opening(key: tuple[str, str, int, int]) -> ProtocolError:
-    """The refusal that protects a single hospital's part."""
+def other_circle(first: Circle, second: Circle) -> ProtocolError:
+    """Keys were made among some sites, and are now wanted among others."""
     return protocol(
-        f"Step {key[3]} of {key[1]!r} was already unmasked, for one set of sites; it is not opened again or for another.",
-        "one-opening-per-step",
-        "Two openings of one step, one without a site, would show that site's part. Report the coordinator.",
+        f"Keys were made for sums over {', '.join(first.sites)}; this is about {', '.join(second.sites)}.",
+        "frozen-sites",
+        "The set of sites is fixed before keys are made. Report the coordinator.",
     )
 
 
@@ -178,6 +205,11 @@ def _often(ask: Ask, permit: Permit, allowance: Allowance, state: SiteState) -> 
             rule="permit-steps",
             remedy="A fit that needs more steps needs a study that says so, and a new approval.",
         )
+    _runs(ask, permit, state)
+
+
+def _runs(ask: Ask | Circle, permit: Permit, state: SiteState) -> None:
+    """How many beginnings: each could ask for as many steps again, and draws another graph."""
     if state.other_runs(ask.study, ask.analysis, ask.run) >= permit.runs:
         raise PermitError(
             f"{ask.analysis!r} was begun {permit.runs} times; the permit allows no more.",
@@ -186,7 +218,7 @@ def _often(ask: Ask, permit: Permit, allowance: Allowance, state: SiteState) -> 
         )
 
 
-def _one_set_of_sites(ask: Ask, state: SiteState) -> None:
+def _one_set_of_sites(ask: Ask | Circle, state: SiteState) -> None:
     """A fit is over one frozen set; if it was begun anew (`on_dropout: continue`), over fewer, and never back again."""
     for epoch, sites in state.epochs(ask.run, ask.analysis).items():
         fewer = set(ask.sites) < set(sites)

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from unisono.errors import PermitError
-from unisono.federation.ask import Ask
+from unisono.federation.ask import Ask, Circle
 from unisono.federation.contribution import Declaration, Facts
 from unisono.methods.cohort import CohortFlow, CohortSpec
 from unisono.methods.registry import build
@@ -67,8 +67,8 @@ class Permit(BaseModel):
         """True if the signature is this identity's, over exactly this permit."""
         return secrets.compare_digest(self.signature, identity.sign(self.body()).hex())  # Ed25519 is deterministic
 
-    def check(self, ask: Ask, roster: Roster, now: datetime) -> Allowance:
-        """The allowance that covers an ask (for a `tell`: one of its method); `PermitError` naming what is not covered."""
+    def check_among(self, ask: Ask | Circle, roster: Roster, now: datetime) -> None:
+        """`PermitError` unless the permit holds now, for this study, among these sites."""
         if now >= self.expires:
             raise _not_covered(
                 f"The permit for study {self.study_id!r} expired on {self.expires:%Y-%m-%d %H:%M}.",
@@ -100,6 +100,10 @@ class Permit(BaseModel):
                 "frozen-sites",
                 "Wait for the missing site, or submit a study with `participation: {on_dropout: continue}`.",
             )
+
+    def check(self, ask: Ask, roster: Roster, now: datetime) -> Allowance:
+        """The allowance that covers an ask (for a `tell`: one of its method); `PermitError` naming what is not covered."""
+        self.check_among(ask, roster, now)
         for allowance in self.allowances:
             # A `tell` is covered with its method: what the site makes of it stays at the site.
             same = ask.operation == "tell" or allowance.contribution == ask.contribution

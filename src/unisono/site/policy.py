@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from unisono.errors import PolicyRefusal
-from unisono.federation.ask import Ask
+from unisono.federation.ask import Ask, Circle
+from unisono.protection.secagg.parameters import Threat
 from unisono.study.document import Hide, Study
 
 SECURE: frozenset[Hide] = frozenset({"secagg", "secagg+", "ckks", "paillier"})
@@ -20,6 +21,7 @@ class Policy(BaseModel):
     min_sites: sites in a sum, own included.
     parameter_fraction: fitted parameters per own patient, at most.
     hide: accepted ways of hiding a sum.
+    threat: what the coordinator is assumed to do at worst; ``malicious`` accepts only studies protected against that.
     suppress_own_cells: with ``hide: none``, cells of the site's own counts below `min_count` become 0 before they leave.
     min_released: patients in a released cell, at least: what a study's `release: min_count` must not go below.
     min_count: for that rule, and how many patients two cohorts asked the same question must differ by.
@@ -32,6 +34,7 @@ class Policy(BaseModel):
     min_sites: int = Field(default=3, ge=1)
     parameter_fraction: float = Field(default=0.2, gt=0, le=1)
     hide: frozenset[Hide] = SECURE
+    threat: Threat = "semi-honest"
     suppress_own_cells: bool = True
     min_released: int = Field(default=10, ge=1)
     min_count: int = Field(default=10, ge=1)
@@ -46,6 +49,12 @@ class Policy(BaseModel):
                 f"The study hides its sums by {study.protection.hide!r}; this site accepts {', '.join(sorted(self.hide))}.",
                 rule="least-protection",
                 remedy="Set `protection: {hide: secagg}` in the study, or ask the site's data steward to change the policy.",
+            )
+        if self.threat == "malicious" and study.protection.threat != "malicious" and study.protection.hide != "none":
+            raise PolicyRefusal(
+                "The study trusts the coordinator to follow the protocol; this site's policy does not.",
+                rule="least-protection",
+                remedy="Set `protection: {threat: malicious}` in the study: it costs one more round trip a sum.",
             )
         if study.release.min_sites < self.min_sites and study.protection.hide != "none":
             raise PolicyRefusal(
@@ -75,13 +84,17 @@ class Policy(BaseModel):
                 rule="allowed-operations",
                 remedy=f"Use one of: {', '.join(sorted(self.operations))}.",
             )
+        self.check_among(ask, tell=ask.operation == "tell")
+
+    def check_among(self, ask: Ask | Circle, *, tell: bool = False) -> None:
+        """The protection, and the number of sites."""
         if ask.hide not in self.hide:
             raise PolicyRefusal(
                 f"The ask hides its sum by {ask.hide!r}; this site accepts {', '.join(sorted(self.hide))}.",
                 rule="least-protection",
                 remedy="Set `protection: {hide: secagg}` in the study.",
             )
-        if ask.operation != "tell" and ask.hide != "none" and len(ask.sites) < self.min_sites:
+        if not tell and ask.hide != "none" and len(ask.sites) < self.min_sites:
             raise PolicyRefusal(
                 f"The sum would hold {len(ask.sites)} sites; this site's policy asks for {self.min_sites}.",
                 rule="min_sites",

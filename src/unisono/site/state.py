@@ -10,46 +10,57 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from unisono.errors import ProtocolError
 from unisono.federation.ask import Ask
 from unisono.federation.storage import begun, storage
-from unisono.protection.encoding.exact import Words
+from unisono.federation.tree import pack, unpack
+from unisono.protection.prg import Words
+from unisono.protection.secagg.messages import UnmaskShares
+from unisono.protection.secagg.refusals import another_opening
 
 Key = tuple[str, str, int, int]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
     run TEXT, analysis TEXT, epoch INTEGER, step INTEGER, study TEXT NOT NULL, name TEXT NOT NULL, question TEXT NOT NULL,
-    sites TEXT NOT NULL, vector BLOB, slot TEXT, survivors TEXT, answer BLOB, closed INTEGER NOT NULL DEFAULT 0,
+    sites TEXT NOT NULL, words TEXT NOT NULL, vector BLOB, slot TEXT, survivors TEXT, answer BLOB,
+    closed INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (run, analysis, epoch, step));
 CREATE TABLE IF NOT EXISTS cohorts (
     study TEXT, analysis TEXT, method TEXT, variables TEXT, sites TEXT, rows_digest TEXT, rows BLOB,
     PRIMARY KEY (study, analysis, method, variables, sites, rows_digest));
+CREATE TABLE IF NOT EXISTS drawings (
+    run TEXT, epoch INTEGER, commitments TEXT NOT NULL, seed BLOB, PRIMARY KEY (run, epoch));
+CREATE TABLE IF NOT EXISTS runs (study TEXT, analysis TEXT, run TEXT, PRIMARY KEY (study, analysis, run));
 CREATE TABLE IF NOT EXISTS snapshots (run TEXT PRIMARY KEY, digest TEXT NOT NULL);
 """
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Step:
-    """One answered step. `survivors`, `slot` and `answer` (packed) are there once the site gave its unmasking shares: for
-    whom, of which slot, and what it gave."""
+    """One answered step. `survivors` and `slot` are there once the site signed or unmasked: for whom, in which slot; `answer`
+    once it gave its unmasking shares: what it gave. `load` reads the stored vector, which may be large."""
 
     study: str
     question: str
     sites: tuple[str, ...]
-    vector: Words | None
+    load: Callable[[], Words | None]
     slot: str | None
     survivors: tuple[str, ...] | None
-    answer: bytes | None
+    answer: UnmaskShares | None
     closed: bool
+
+    @property
+    def vector(self) -> Words | None:
+        """The one vector that the step is ever answered with; None once the step is closed."""
+        return self.load()
 
 
 @dataclass(frozen=True)
@@ -98,54 +109,89 @@ class SiteState:
         """What was answered at a step, if anything."""
         with self._guard():
             row = self._db.execute(
-                "SELECT study, question, sites, vector, slot, survivors, answer, closed FROM steps"
+                "SELECT study, question, sites, slot, survivors, answer, closed FROM steps"
                 " WHERE run = ? AND analysis = ? AND epoch = ? AND step = ?",
                 key,
             ).fetchone()
         if row is None:
             return None
-        study, question, sites, vector, slot, survivors, answer, closed = row
+        study, question, sites, slot, survivors, answer, closed = row
         return Step(
             study=study,
             question=question,
             sites=tuple(json.loads(sites)),
-            vector=None if vector is None else np.frombuffer(vector, np.uint64).copy(),
+            load=lambda: self._vector(key),
             slot=slot,
             survivors=None if survivors is None else tuple(json.loads(survivors)),
-            answer=answer,
+            answer=None if answer is None else UnmaskShares.from_tree(unpack(answer)),
             closed=bool(closed),
         )
+
+    def _vector(self, key: Key) -> Words | None:
+        with self._guard():
+            words, vector = self._db.execute(
+                "SELECT words, vector FROM steps WHERE run = ? AND analysis = ? AND epoch = ? AND step = ?", key
+            ).fetchone()
+        return None if vector is None else np.frombuffer(vector, np.dtype(words))
 
     def remember_vector(self, ask: Ask, vector: Words) -> None:
         """Before the masked part goes out: the step's question and the one vector it is ever answered with."""
         name = f"{ask.method}.{ask.contribution}"
         with self._guard():
             self._db.execute(
-                "INSERT INTO steps (run, analysis, epoch, step, study, name, question, sites, vector) VALUES (?,?,?,?,?,?,?,?,?)",
-                (*ask.key, ask.study, name, ask.question, json.dumps(ask.sites), vector.tobytes()),
+                "INSERT INTO steps (run, analysis, epoch, step, study, name, question, sites, words, vector)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?)",
+                (*ask.key, ask.study, name, ask.question, json.dumps(ask.sites), vector.dtype.str, vector.tobytes()),
             )
 
-    def remember_answer(self, key: Key, slot: str, survivors: tuple[str, ...], answer: bytes) -> None:
-        """Before the unmasking shares go out: the one set of survivors of this step, and what was answered."""
+    def remember_survivors(self, key: Key, slot: str, survivors: tuple[str, ...]) -> None:
+        """Before anything is signed or given: the one set of survivors of this step."""
         with self._guard():
             changed = self._db.execute(
-                "UPDATE steps SET survivors = ?, answer = ?, slot = ? WHERE run = ? AND analysis = ? AND epoch = ? AND step = ?"
+                "UPDATE steps SET survivors = ?, slot = ?, answer = CASE WHEN slot = ? THEN answer END"
+                " WHERE run = ? AND analysis = ? AND epoch = ? AND step = ? AND closed = 0"
                 " AND (survivors IS NULL OR survivors = ?)",
-                (json.dumps(survivors), answer, slot, *key, json.dumps(survivors)),
+                (json.dumps(survivors), slot, slot, *key, json.dumps(survivors)),
             ).rowcount
         if changed != 1:
-            raise ProtocolError(
-                f"Step {key[3]} of {key[1]!r} was unmasked for another set of sites before.",
-                rule="one-opening-per-step",
-                remedy="This is refused for ever: two openings of one step would show one hospital's part. Report the coordinator.",
-            )
+            raise another_opening(key[3], key[1], (), survivors)
+
+    def remember_answer(self, key: Key, slot: str, answer: UnmaskShares) -> None:
+        """Before the unmasking shares go out: what was answered, to be repeated and nothing else."""
+        with self._guard():
+            changed = self._db.execute(
+                "UPDATE steps SET answer = ? WHERE run = ? AND analysis = ? AND epoch = ? AND step = ? AND slot = ?"
+                " AND closed = 0",
+                (pack(answer.to_tree()), *key, slot),
+            ).rowcount
+        if changed != 1:
+            raise another_opening(key[3], key[1])
 
     def close_step(self, key: Key) -> None:
-        """The step is opened and stored at the coordinator: the vector and the shares are of no more use."""
+        """The step is opened and stored at the coordinator, and so is every step before it: the vectors and the shares are of
+        no more use."""
         with self._guard():
             self._db.execute(
-                "UPDATE steps SET closed = 1, vector = NULL, answer = NULL WHERE run = ? AND analysis = ? AND epoch = ? AND step = ?",
+                "UPDATE steps SET closed = 1, vector = NULL, answer = NULL"
+                " WHERE run = ? AND analysis = ? AND epoch = ? AND step <= ? AND closed = 0",
                 key,
+            )
+
+    def drawing(self, run: str, epoch: int) -> tuple[str, bytes | None] | None:
+        """The digest of the commitments of a run's graph, and its seed once it is known."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT commitments, seed FROM drawings WHERE run = ? AND epoch = ?", (run, epoch)
+            ).fetchone()
+        return None if row is None else (str(row[0]), row[1])
+
+    def remember_drawing(self, run: str, epoch: int, commitments: str, seed: bytes | None) -> None:
+        """One drawing for a run and its frozen set: what was written before is never replaced."""
+        with self._guard():
+            self._db.execute(
+                "INSERT INTO drawings VALUES (?,?,?,?)"
+                " ON CONFLICT (run, epoch) DO UPDATE SET seed = coalesce(seed, excluded.seed)",
+                (run, epoch, commitments, seed),
             )
 
     def steps_answered(self, run: str, analysis: str, epoch: int, name: str, *, but: int) -> int:
@@ -166,13 +212,19 @@ class SiteState:
         return {epoch: tuple(json.loads(sites)) for epoch, sites in rows}
 
     def other_runs(self, study: str, analysis: str, run: str) -> int:
-        """How many other runs of an analysis were answered here."""
+        """How many other runs of an analysis were begun here: answered, or a graph drawn for them."""
         with self._guard():
             row = self._db.execute(
-                "SELECT COUNT(DISTINCT run) FROM steps WHERE study = ? AND analysis = ? AND run != ?",
-                (study, analysis, run),
+                "SELECT COUNT(*) FROM (SELECT run FROM steps WHERE study = :s AND analysis = :a"
+                " UNION SELECT run FROM runs WHERE study = :s AND analysis = :a) WHERE run != :r",
+                {"s": study, "a": analysis, "r": run},
             ).fetchone()
         return int(row[0])
+
+    def remember_run(self, study: str, analysis: str, run: str) -> None:
+        """Before a nonce is committed to: a run that draws a graph counts, whether it goes on or not."""
+        with self._guard():
+            self._db.execute("INSERT OR IGNORE INTO runs VALUES (?,?,?)", (study, analysis, run))
 
     def cohorts(self, method: str, variables: str) -> list[Cohort]:
         """The cohorts on which a method was answered over these variables, in all studies."""

@@ -164,12 +164,13 @@ def _deadline(study: Study) -> list[Problem]:
 
 def _protection(study: Study) -> list[Problem]:
     found = []
-    if study.protection.hide not in ("secagg", "none"):
+    if study.protection.hide not in ("secagg", "secagg+", "none"):
         what = f"'hide: {study.protection.hide}' is not in this version of Unisono."
         found.append(Problem(("protection", "hide"), what, "available-protection", "Write 'hide: secagg'."))
-    if study.protection.threat == "malicious":
-        what = "'threat: malicious' is not in this version of Unisono."
-        found.append(Problem(("protection", "threat"), what, "available-protection", "Write 'threat: semi-honest'."))
+    if study.protection.hide == "none" and study.protection.threat == "malicious":
+        what = "'threat: malicious' protects nothing that 'hide: none' shows."
+        remedy = "Write 'hide: secagg', or 'threat: semi-honest'."
+        found.append(Problem(("protection", "threat"), what, "available-protection", remedy))
     if study.protection.hide != "none" and study.release.min_sites < LEAST_SITES:
         what = f"'min_sites: {study.release.min_sites}' would open a sum of fewer than {LEAST_SITES} hospitals."
         remedy = f"Write 'min_sites: {LEAST_SITES}' or more: of two, each could subtract its own part."

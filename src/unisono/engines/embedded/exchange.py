@@ -75,7 +75,7 @@ class EmbeddedExchange:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _due(self, site: str, message: Message) -> list[Fault]:
-        analysis = _analysis_of(message)
+        analysis = message.analysis
         for key in ((site, message.phase, None), (site, message.phase, analysis)):
             self._counts[key] = self._counts.get(key, 0) + 1
         return [
@@ -106,14 +106,3 @@ class EmbeddedExchange:
     async def _come_back(self, site: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self._online[site].set()
-
-
-def _analysis_of(message: Message) -> str | None:
-    ask = getattr(message, "ask", None)
-    if ask is not None:
-        return str(ask.analysis)
-    key = getattr(message, "key", None)
-    if key is not None:
-        return str(key[1])
-    slot = getattr(message, "slot", None)
-    return None if slot is None else str(slot).split("/", 1)[0]

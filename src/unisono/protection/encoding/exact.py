@@ -3,7 +3,7 @@ the sites nor on what hides it.
 
 Each element is a multiple of its quantum: 1 for counts, and for moments the power of two that lets the declared bound fill
 48 bits with its sign. 2^15 sites can then be added without a carry being lost, and no bit far below the total's last place,
-which would come from one site alone, ever leaves. (../shared/design/secure-aggregation.md, Encodings.)
+which would come from one site alone, ever leaves. (design/secure-aggregation.md, Encodings.)
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ def exponent(leaf: Leaf) -> NDArray[np.int32]:
 def encode(tree: Mapping[str, NDArray[Any]], leaves: Mapping[str, Leaf]) -> Words:
     """The tree's leaves, in declared order, as one vector of ring elements. Refuses what is outside a declared bound."""
     words = np.empty(length(leaves), Word)
+    signed = words.view(np.int64)
     at = 0
     for name, leaf in leaves.items():
-        values = np.asarray(tree[name], np.float64)
+        values = numbers(tree, name, leaf).astype(np.float64, copy=False)
         _within_bounds(name, leaf, values)
-        scaled = np.rint(np.ldexp(values, -exponent(leaf)))
-        words[at : at + leaf.size] = scaled.astype(np.int64).view(Word).reshape(-1) if leaf.size else 0
+        scaled = np.ldexp(values, -exponent(leaf), out=np.empty(leaf.shape))
+        signed[at : at + leaf.size] = np.rint(scaled, out=scaled).reshape(-1)
         at += leaf.size
     return words
 
@@ -63,11 +64,7 @@ def encode(tree: Mapping[str, NDArray[Any]], leaves: Mapping[str, Leaf]) -> Word
 def decode(total: Words, leaves: Mapping[str, Leaf]) -> dict[str, NDArray[np.float64]]:
     """The opened sum as named float64 arrays."""
     if total.dtype != Word or total.shape != (length(leaves),):
-        raise ProtocolError(
-            f"An opened sum has {total.size} words, its leaves take {length(leaves)}.",
-            rule="encoding-length",
-            remedy="Coordinator and site run different versions of the method; install the same one.",
-        )
+        raise wrong_words(total, length(leaves), Word)
     signed = total.view(np.int64)
     tree: dict[str, NDArray[np.float64]] = {}
     at = 0
@@ -78,19 +75,44 @@ def decode(total: Words, leaves: Mapping[str, Leaf]) -> dict[str, NDArray[np.flo
     return tree
 
 
+def numbers(tree: Mapping[str, NDArray[Any]], name: str, leaf: Leaf) -> NDArray[Any]:
+    """The leaf's array as it is in the tree; `DataError` if it is missing, holds no real numbers or has another shape."""
+    if name not in tree:
+        found = "is missing"
+    elif (values := np.asarray(tree[name])).dtype.kind not in "biuf":
+        found = "does not hold real numbers"
+    elif values.shape != leaf.shape:
+        found = f"has shape {values.shape}, declared {leaf.shape}"
+    else:
+        return values
+    raise DataError(
+        f"The leaf {name!r} {found}.",
+        rule="declared-shape",
+        remedy="This is a fault of the method; report it to its author.",
+    )
+
+
+def not_finite(name: str) -> DataError:
+    """The refusal of a leaf with a NaN or an infinity in it."""
+    return DataError(
+        f"The leaf {name!r} is not finite: this site's part of the sum cannot be computed at these arguments.",
+        rule="finite-contribution",
+        remedy="The site abstains. Look for extreme values in the data, or for a fit that diverges.",
+    )
+
+
+def wrong_words(total: NDArray[Any], expected: int, ring: type[np.unsignedinteger[Any]]) -> ProtocolError:
+    """The refusal of an opened sum that is not of the leaves' length, or not of the encoding's ring."""
+    return ProtocolError(
+        f"An opened sum has {total.size} words of {total.dtype}, its leaves take {expected} of {np.dtype(ring)}.",
+        rule="encoding-length",
+        remedy="Coordinator and site run different versions of the method; install the same one.",
+    )
+
+
 def _within_bounds(name: str, leaf: Leaf, values: NDArray[np.float64]) -> None:
-    if values.shape != leaf.shape:
-        raise DataError(
-            f"The leaf {name!r} has shape {values.shape}, declared {leaf.shape}.",
-            rule="declared-shape",
-            remedy="This is a fault of the method; report it to its author.",
-        )
     if not np.isfinite(values).all():
-        raise DataError(
-            f"The leaf {name!r} is not finite: this site's part of the sum cannot be computed at these arguments.",
-            rule="finite-contribution",
-            remedy="The site abstains. Look for extreme values in the data, or for a fit that diverges.",
-        )
+        raise not_finite(name)
     if leaf.integer:
         outside = bool((np.abs(values) > min(float(np.max(leaf.bound)), _LIMIT - 1)).any()) or bool(
             (values != np.rint(values)).any()

@@ -1,146 +1,97 @@
-"""The coordinator's half of one masked sum: it relays keys and boxes, adds masked vectors, and opens the total only.
+"""The coordinator's half of one masked sum: it adds masked vectors, and opens the total only.
 
-    collect_advertise -> key_roster -> collect_shares -> inbox_for -> collect_masked -> unmask_request
-    -> collect_unmask -> open
+    collect_masked -> state_tree -> unmask_request -> [collect_agreement -> agreed_request ->] collect_unmask -> open
 
-`state_tree` closes the set of survivors and holds all that is needed to finish: it is to be stored durably *before*
-anyone is asked to unmask, so that a coordinator that dies asks for the very same opening again (rule 1).
-(Bonawitz et al., CCS 2017, figure 4, semi-honest form; design/secure-aggregation.md.)
+`state_tree` closes the set of survivors and holds all that is needed to finish: it is to be stored durably *before* anyone
+is asked to agree or to unmask, so that a coordinator that dies asks for the very same opening again (rule 1). One
+accumulator, whatever the number of sites: every part is checked whole, added, and let go.
+(Bonawitz et al., CCS 2017, figure 4; Bell et al., CCS 2020; design/secure-aggregation.md.)
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from unisono.errors import ProtocolError
-from unisono.protection.prg import Words, add_streams
-from unisono.protection.secagg.keys import PROTOCOL, Slot, private_key, public_of
-from unisono.protection.secagg.messages import (
-    Advertise,
-    KeyRoster,
-    MaskedInput,
-    Message,
-    SealedInbox,
-    Shares,
-    Unmask,
-    UnmaskShares,
-    words_digest,
-)
-from unisono.protection.secagg.parameters import Parameters, threshold
+from unisono.protection.prg import Held, Words, mask_into
+from unisono.protection.secagg.group import Group
+from unisono.protection.secagg.keys import PROTOCOL, Slot
+from unisono.protection.secagg.messages import Agreement, MaskedInput, Unmask, UnmaskShares, checksum_of
+from unisono.protection.secagg.rebuild import Rebuilder
 from unisono.protection.secagg.roster import Roster
-from unisono.protection.secagg.site import check_advertised, check_distinct_keys, check_sites, pair_sign
-from unisono.protection.shamir import recover
+from unisono.protection.secagg.setup import SlotSetup, expect_from
 
 
 class AggregatorSession:
-    """One slot at the coordinator.
+    """One sum at the coordinator.
 
-    sites: the attempt's final set. length: words in a vector. ask_digest: of the ask; if empty, the first masked
-    input's. `ProtocolError` if sites, roster and parameters do not fit together.
+    setup: the slot, with keys and shares. ask_digest: of the ask. length, dtype: of a vector (uint32 or uint64). dealt: the
+    sites whose shares were relayed, and so can be in the sum: all whose shares are out when it begins.
     """
 
-    def __init__(
-        self,
-        sites: Collection[str],
-        roster: Roster,
-        parameters: Parameters,
-        run: str,
-        slot: str,
-        length: int,
-        ask_digest: str = "",
-    ) -> None:
-        self.participants = check_sites(sites, roster, parameters)
-        self.roster = roster
-        self.parameters = parameters
-        self.run = run
-        self.slot = slot
-        self.length = length
+    def __init__(self, setup: SlotSetup, ask_digest: str, length: int, dtype: DTypeLike = np.uint64) -> None:
+        self.setup = setup
+        self.group = setup.group
+        self.slot = setup.slot
         self.ask_digest = ask_digest
+        self.length = length
+        self.dealt = setup.dealt
+        self.binding = Slot(self.group.run, self.slot).binding(setup.key_roster().transcript(), self.dealt, ask_digest)
         self.wrong_sharers: tuple[str, ...] = ()
         """Sites whose shares `open` found to be wrong (or dealt to them wrong). The sum it gave is right all the same:
         every secret was checked."""
-        self._advertised: dict[str, Advertise] = {}
-        self._boxes: dict[str, Mapping[str, bytes]] = {}
-        self._commitments: dict[str, bytes] = {}
         self._masked: set[str] = set()
-        self._accumulated = np.zeros(length, np.uint64)
+        self._accumulated: Words = np.zeros(length, dtype)
         self._survivors: tuple[str, ...] | None = None
+        self._agreements: dict[str, bytes] = {}
         self._answers: dict[str, UnmaskShares] = {}
-
-    # Message A, keys
-
-    def collect_advertise(self, message: Advertise) -> None:
-        """A site's keys; checked here too, so that a fault is named before the sites meet it."""
-        self._expect_from(message, message.site, self._advertised)
-        check_advertised(message, self.roster, self.run, self.slot)
-        self._advertised[message.site] = message
-
-    def key_roster(self) -> KeyRoster:
-        """All keys, for every site. `ProtocolError` while one is missing."""
-        self._complete(self._advertised, "keys")
-        keys = KeyRoster(self.run, self.slot, tuple(self._advertised[site] for site in self.participants))
-        check_distinct_keys(keys)
-        return keys
-
-    # Message B, shares
-
-    def collect_shares(self, message: Shares) -> None:
-        """A site's sealed boxes, one for each other site."""
-        self._expect_from(message, message.site, self._boxes)
-        self._complete(self._advertised, "keys")
-        if set(message.boxes) != set(self.participants) - {message.site}:
-            raise ProtocolError(
-                f"{message.site} did not seal one box for each other site.",
-                rule="sealed-inbox",
-                remedy="The site runs other software, or the message was altered; start a new attempt.",
-            )
-        self._boxes[message.site] = message.boxes
-        self._commitments[message.site] = message.commitment
-
-    def inbox_for(self, site: str) -> SealedInbox:
-        """The boxes sealed for one site. `ProtocolError` while a site's shares are missing: without them, no masks."""
-        self._complete(self._boxes, "shares")
-        boxes = {sender: self._boxes[sender][site] for sender in self.participants if sender != site}
-        return SealedInbox(site, self.run, self.slot, boxes)
 
     # Message C, masked inputs
 
     def collect_masked(self, message: MaskedInput) -> None:
-        """Add a site's masked vector: whole, of the right length and to the right question, once; or not at all."""
-        self._expect_from(message, message.site, self._masked)
-        self._complete(self._boxes, "shares")
+        """Add a site's masked vector: whole, of the right length and to the right question, once; or not at all (rule 9).
+
+        The words may be of a memory-mapped file: only a chunk is in memory at a time.
+        """
+        message.check_slot(self.group.run, self.slot)
+        expect_from(message, message.site, self.group, self._masked)
         if self._survivors is not None:
             raise ProtocolError(
                 f"{message.site}'s part came after the sum was closed; it is not in it.",
                 rule="survivors-fixed",
                 remedy="The part is thrown away unread; the site takes part again in the next sum.",
             )
-        expected = self.ask_digest or message.ask_digest
-        if message.ask_digest != expected:
+        if message.site not in self.dealt:
             raise ProtocolError(
-                f"{message.site} answered another question than the others.",
+                f"{message.site} dealt no shares in this slot.", rule="message-order", remedy="Its part is thrown away."
+            )
+        if (message.ask_digest, message.binding) != (self.ask_digest, self.binding):
+            raise ProtocolError(
+                f"{message.site} answered another question than the others, or was shown other keys or sites.",
                 rule="different-questions",
                 remedy="Its part would not unmask. Ask all sites the same, in a new attempt.",
+                evidence={"site": message.site, "binding": message.binding, "expected": self.binding},
             )
         words = message.words
-        whole = words.dtype == np.uint64 and words.shape == (self.length,)
-        if not whole or not hmac.compare_digest(words_digest(words), message.words_digest):
+        whole = words.dtype == self._accumulated.dtype and words.shape == (self.length,)
+        if not whole or not hmac.compare_digest(checksum_of(words, self.binding, message.site), message.checksum):
             raise ProtocolError(
                 f"{message.site}'s masked part is not whole: {words.size} words came, {self.length} are expected.",
                 rule="half-upload",
                 remedy="Nothing of it was added. The site sends the same message again.",
             )
-        self.ask_digest = expected
         np.add(self._accumulated, words, out=self._accumulated)
         self._masked.add(message.site)
 
     @property
     def accumulated(self) -> Words:
-        """The sum of the masked parts so far, (length,) uint64, read-only: noise, until it is unmasked."""
+        """The sum of the masked parts so far, (length,), read-only: noise, until it is unmasked."""
         view = self._accumulated.view()
         view.flags.writeable = False
         return view
@@ -153,35 +104,83 @@ class AggregatorSession:
     @property
     def dropped(self) -> tuple[str, ...]:
         """Sites that dealt shares and whose part is not in the sum."""
-        return tuple(site for site in self.participants if site not in self.survivors)
+        return tuple(site for site in self.dealt if site not in self.survivors)
 
-    # Message D, unmasking
+    # The consistency message
 
     def unmask_request(self) -> Unmask:
-        """Close the set of survivors for ever, and ask for exactly it. `ProtocolError` if too few are left (rule 4)."""
+        """Close the set of survivors for ever, and ask for exactly it. `ProtocolError` if too few are left (rule 4), or the
+        recipient is not (rule 7)."""
         if self._survivors is None:
-            if len(self._masked) < self.parameters.least_survivors:
+            least = self.group.parameters.least_survivors
+            if len(self._masked) < least:
                 raise ProtocolError(
-                    f"{len(self._masked)} of {self.parameters.n} parts came; at least "
-                    f"{self.parameters.least_survivors} must be in a sum.",
+                    f"{len(self._masked)} of {self.group.parameters.n} parts came; at least {least} must be in a sum.",
                     rule="enough-survivors",
                     remedy="Start a new attempt when more sites are there.",
                 )
+            if self.setup.recipient and self.setup.recipient not in self._masked:
+                raise ProtocolError(
+                    f"The sum is for {self.setup.recipient}, whose part did not come.",
+                    rule="recipient-survives",
+                    remedy="Without its recipient a sum is not opened; start a new attempt when it is back.",
+                )
+            self._check_holders()
             self._survivors = tuple(sorted(self._masked))
-        return Unmask(self.run, self.slot, self.ask_digest, self._survivors)
+        return Unmask(self.group.run, self.slot, self.ask_digest, self.binding, self._survivors, {})
+
+    def _check_holders(self) -> None:
+        """Before anybody is asked: a sum that could not be rebuilt must not use up the step's one opening."""
+        graph, t = self.setup.drawing.draw(self.setup.advertised), self.group.parameters.t
+        for owner in self.dealt:
+            there = sum(site in self._masked for site in graph.holders(owner))
+            if owner != self.setup.recipient and there < t:
+                raise ProtocolError(
+                    f"Of those who hold shares of {owner}'s secrets {there} are left; {t} are needed.",
+                    rule="enough-survivors",
+                    remedy="Nobody was asked to unmask. Start a new attempt when more sites are there.",
+                )
+
+    def collect_agreement(self, message: Agreement) -> None:
+        """A survivor's signature over the question and the set. `ProtocolError` if it is not: that site is named."""
+        message.check_slot(self.group.run, self.slot)
+        expect_from(message, message.site, self.group, ())
+        request = self.unmask_request()
+        if message.site not in request.survivors:
+            raise ProtocolError(
+                f"{message.site} agreed to a sum that it has no part in.",
+                rule="survivor-set",
+                remedy="Only survivors sign, and no site would count this one; it is thrown away.",
+            )
+        self.group.roster.verify(message.site, request.agreed(message.site), message.signature)
+        self._agreements[message.site] = message.signature
+
+    @property
+    def agreed(self) -> bool:
+        """Whether unmasking can be asked for: enough signatures, where they are needed."""
+        return not self.group.malicious or len(self._agreements) >= self.group.parameters.quorum
+
+    def agreed_request(self) -> Unmask:
+        """The request to unmask, with the signatures that show every site that all were told the same."""
+        return replace(self.unmask_request(), agreements=dict(sorted(self._agreements.items())))
+
+    # Message D, unmasking
 
     def collect_unmask(self, message: UnmaskShares) -> None:
-        """A survivor's shares: one for every site, of the one kind that the closed set calls for."""
-        self._expect_from(message, message.site, self._answers)
+        """A survivor's shares: for each site that dealt it some, the one kind that the closed set calls for."""
+        message.check_slot(self.group.run, self.slot)
+        expect_from(message, message.site, self.group, self._answers)
         if self._survivors is None:
             raise ProtocolError(
                 f"{message.site} unmasks a sum that is not closed.",
                 rule="message-order",
                 remedy="Close the sum first (unmask_request), and store its state before asking anyone.",
             )
-        survivors = self._survivors
-        fits = set(message.self_seeds) == set(survivors) and set(message.mask_keys) == set(self.dropped)
-        if message.site not in survivors or not fits:
+        held = self._held_by(message.site)
+        fits = set(message.self_seeds) == held & set(self._survivors) and set(message.mask_keys) == held & set(
+            self.dropped
+        )
+        if message.site not in self._survivors or not fits:
             raise ProtocolError(
                 f"{message.site} did not answer for exactly the survivors it was asked about.",
                 rule="survivor-set",
@@ -189,74 +188,48 @@ class AggregatorSession:
             )
         self._answers[message.site] = message
 
+    def _held_by(self, site: str) -> set[str]:
+        """Whose shares a site holds; holding is mutual."""
+        if self.group.parameters.complete:
+            return set(self.dealt) - {self.setup.recipient}
+        graph = self.setup.drawing.draw(self.setup.advertised)
+        return {owner for owner in graph.holders(site) if owner in self.dealt} - {self.setup.recipient}
+
     @property
     def can_open(self) -> bool:
-        """Whether enough sites have answered."""
-        return len(self._answers) >= self.parameters.t
+        """Whether enough sites have answered for every secret that is needed."""
+        t = self.group.parameters.t
+        graph = self.setup.drawing.draw(self.setup.advertised)
+        if self.group.parameters.complete:
+            return len(self._answers) >= t
+        needed = [site for site in self.dealt if site != self.setup.recipient]
+        return all(sum(site in self._answers for site in graph.holders(owner)) >= t for owner in needed)
 
-    def open(self) -> Words:
-        """The sum of the survivors' vectors, (length,) uint64.
+    def open(self, *, threads: int | None = None) -> Words:
+        """The sum of the survivors' vectors, (length,); for a sum to a site, still under the recipient's own mask.
 
-        `ProtocolError` if fewer than t sites answered (``too-few-shares``), or a secret cannot be rebuilt from what
-        they answered (``wrong-share``, saying whose). With more than t answers wrong ones are found, named in
-        `wrong_sharers`, and done without.
+        `ProtocolError` if too few sites answered (``too-few-shares``), or a secret cannot be rebuilt from what they
+        answered (``wrong-share``, saying whose). With more than t answers wrong ones are found, named in `wrong_sharers`,
+        and done without.
         """
         if not self.can_open:
             raise ProtocolError(
-                f"{len(self._answers)} sites helped to unmask, {self.parameters.t} are needed.",
+                f"{len(self._answers)} sites helped to unmask; {self.group.parameters.t} holders of every secret are needed.",
                 rule="too-few-shares",
                 remedy="Wait for more of the survivors to come back; the sum is stored and can still be opened.",
             )
-        derive = Slot(self.run, self.slot, self.key_roster().transcript())
-        self.wrong_sharers = ()
-        streams: list[tuple[bytes, int]] = []
-        for site in self.survivors:
-            seed = self._rebuild_seed(derive, site)
-            streams.append((derive.self_mask_seed(seed, site, self.ask_digest), -1))
-        for gone in self.dropped:
-            secret = private_key(self._rebuild_mask_key(gone))
-            for site in self.survivors:
-                public = self._advertised[site].mask_key
-                pair = derive.pair_seed(secret, public, gone, site, self.ask_digest)
-                streams.append((pair, -pair_sign(site, gone)))
-        total = self._accumulated.copy()
-        add_streams(total, streams)
+        rebuild = Rebuilder(self.setup, self._answers, self.binding)
+        streams = [stream for site in self.survivors for stream in rebuild.self_mask(site)]
+        streams += [stream for gone in self.dropped for stream in rebuild.pair_masks(gone, self.survivors)]
+        self.wrong_sharers = rebuild.wrong_sharers
+        total: Words = np.empty_like(self._accumulated)
+        mask_into(total, Held(self._accumulated), streams, threads=threads)
         return total
-
-    def _rebuild_seed(self, derive: Slot, site: str) -> bytes:
-        shares = {name: answer.self_seeds[site] for name, answer in self._answers.items()}
-        return self._rebuild(site, shares, lambda seed: derive.commitment(seed, site), self._commitments[site])
-
-    def _rebuild_mask_key(self, site: str) -> bytes:
-        shares = {name: answer.mask_keys[site] for name, answer in self._answers.items()}
-        return self._rebuild(site, shares, public_of, self._advertised[site].mask_key)
-
-    def _rebuild(
-        self, owner: str, shares: Mapping[str, bytes], known: Callable[[bytes], bytes], expected: bytes
-    ) -> bytes:
-        places = {site: x for x, site in enumerate(self.participants, 1)}
-        names = {x: site for site, x in places.items()}
-        found = recover(
-            {places[site]: share for site, share in shares.items()},
-            self.parameters.t,
-            lambda secret: hmac.compare_digest(known(secret), expected),
-            frozenset(places[site] for site in self.wrong_sharers),
-        )
-        if found is None:
-            raise ProtocolError(
-                f"{owner}'s secret cannot be rebuilt from the {len(shares)} shares that came: one is wrong, "
-                f"or {owner} dealt them wrong.",
-                rule="wrong-share",
-                remedy="With more answers than the threshold the wrong one can be found: wait for the other survivors. "
-                "If none is missing, the attempt is over.",
-            )
-        self.wrong_sharers = tuple(sorted({*self.wrong_sharers, *(names[x] for x in found.wrong)}))
-        return found.secret
 
     # Storing and going on
 
     def state_tree(self) -> dict[str, Any]:
-        """Closes the set of survivors and gives everything that D needs, for the journal; no secret is in it.
+        """Closes the set of survivors and gives everything that unmasking needs, for the journal; no secret is in it.
 
         Like `unmask_request`, a `ProtocolError` if too few are left.
         """
@@ -264,65 +237,36 @@ class AggregatorSession:
         return {
             "protocol": PROTOCOL,
             "kind": "aggregator",
-            "colluding": self.parameters.colluding,
-            "min_sites": self.parameters.min_sites,
-            "length": self.length,
-            "roster_digest": self.roster.digest,
-            "keys": self.key_roster().to_tree(),
-            "commitments": {site: commitment.hex() for site, commitment in self._commitments.items()},
+            "setup": self.setup.to_tree(self.dealt),
             "unmask": request.to_tree(),
-            "accumulated": self._accumulated.copy(),
+            "length": self.length,
+            "accumulated": self.accumulated,
         }
 
     @classmethod
     def restore(cls, tree: Mapping[str, Any], roster: Roster) -> AggregatorSession:
         """The session that `state_tree` stored, ready to ask for the same opening. `ProtocolError` if it is damaged."""
         try:
-            keys, request = KeyRoster.from_tree(tree["keys"]), Unmask.from_tree(tree["unmask"])
-            sites = [item.site for item in keys.advertised]
-            parameters = threshold(len(sites), int(tree["colluding"]), int(tree["min_sites"]))
-            session = cls(sites, roster, parameters, request.run, request.slot, int(tree["length"]), request.ask_digest)
-            for item in keys.advertised:
-                session.collect_advertise(item)
-            session._commitments = {site: bytes.fromhex(tree["commitments"][site]) for site in session.participants}
+            if tree["protocol"] != PROTOCOL:
+                raise ValueError("another version of the protocol")
+            setup = SlotSetup.from_tree(tree["setup"], Group.from_tree(tree["setup"]["group"], roster))
+            request = Unmask.from_tree(tree["unmask"])
             accumulated = np.asarray(tree["accumulated"])
-            survivors = set(request.survivors)
-            fits = accumulated.dtype == np.uint64 and accumulated.shape == (session.length,)
-            if not fits or not survivors <= set(sites) or len(survivors) < parameters.least_survivors:
-                raise ValueError("survivors or accumulated sum do not fit")
-        except (KeyError, TypeError, ValueError) as error:
+            if accumulated.dtype not in (np.uint32, np.uint64) or accumulated.shape != (tree["length"],):
+                raise ValueError("the accumulated sum is of another length or type")
+            session = cls(setup, request.ask_digest, accumulated.size, accumulated.dtype)
+            enough = len(request.survivors) >= setup.group.parameters.least_survivors
+            if not enough or request.binding != session.binding or request.slot != session.slot:
+                raise ValueError("survivors or question do not fit")
+            if not set(request.survivors) <= set(session.dealt):
+                raise ValueError("a survivor dealt no shares")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ProtocolError(
                 "A stored sum cannot be read.",
                 rule="stored-sum",
                 remedy="The journal is damaged: restore it from its back-up. The step cannot be asked a second time.",
             ) from error
-        session._accumulated = accumulated.astype(np.uint64)
-        session._masked = survivors
+        session._accumulated = accumulated.copy()
+        session._masked = set(request.survivors)
         session._survivors = request.survivors
         return session
-
-    # Checks
-
-    def _expect_from(self, message: Message, site: str, seen: Collection[str]) -> None:
-        message.check_slot(self.run, self.slot)
-        if site not in self.participants:
-            raise ProtocolError(
-                f"{site!r} is not a site of this attempt.",
-                rule="pinned-roster",
-                remedy="Its message is thrown away.",
-            )
-        if site in seen:
-            raise ProtocolError(
-                f"{site} sent its message {message.kind!r} twice.",
-                rule="message-order",
-                remedy="The first one counts; the second is thrown away.",
-            )
-
-    def _complete(self, have: Collection[str], what: str) -> None:
-        missing = [site for site in self.participants if site not in have]
-        if missing:
-            raise ProtocolError(
-                f"The {what} of {', '.join(missing)} have not come.",
-                rule="message-order",
-                remedy="Wait for them, or start a new attempt without them.",
-            )

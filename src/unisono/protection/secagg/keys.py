@@ -1,8 +1,9 @@
 """The keys of one slot, and everything derived from them: channel keys, mask seeds, commitments.
 
-A slot's keys are made *before* the question is known, so that they can be sent round early. They are bound to the
-question only when a vector is masked: every mask seed's HKDF info names the protocol, run, slot, keys, pair and the
-digest of the whole ask. Two sites that were asked different questions derive different masks, which do not cancel.
+A slot's keys are made *before* the question is known, so that they can be sent round early, along with the messages of
+the sum before. They are bound to the question only when a vector is masked: every mask seed's HKDF info names the
+protocol, run, slot, keys, pair and the digest of the whole ask. Two sites that were asked different questions derive
+different masks, which do not cancel.
 (design/secure-aggregation.md, rule 2; HKDF: RFC 5869; X25519: RFC 7748.)
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -22,7 +24,7 @@ from unisono.errors import ProtocolError
 from unisono.protection.prg import Entropy
 from unisono.protection.shamir import SHARE_BYTES
 
-PROTOCOL = "unisono-secagg-1"
+PROTOCOL = "unisono-secagg-2"
 KEY_BYTES = 32
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
@@ -30,64 +32,82 @@ BOX_BYTES = _NONCE_BYTES + 2 * SHARE_BYTES + _TAG_BYTES
 """A sealed box: nonce, then (share of the mask key, share of the self-mask seed) under AES-256-GCM."""
 
 
-class SlotKeys:
-    """A site's secrets for one slot: mask key s, channel key c, self-mask seed b. They live in memory only (rule 5)."""
+class RunKeys:
+    """A site's channel key for one run: it seals the boxes of every slot. In memory only; a site that was restarted has
+    another one and advertises that. Agreements are kept: a neighbour costs one for the whole run."""
 
-    def __init__(self, mask: bytes, channel: bytes, self_seed: bytes) -> None:
+    def __init__(self, run: str, entropy: Entropy) -> None:
+        self._secret = bytearray(entropy(KEY_BYTES))
+        self._key = private_key(bytes(self._secret))
+        self.run = run
+        self.public: bytes = self._key.public_key().public_bytes_raw()
+        self._boxes: dict[tuple[bytes, str, str], bytes] = {}
+
+    def box_key(self, peer: bytes, sender: str, receiver: str) -> bytes:
+        """The AES-256-GCM key for boxes from `sender` to `receiver`, one of which is this site, the other `peer`'s owner."""
+        wanted = (peer, sender, receiver)
+        if wanted not in self._boxes:
+            shared = agree(self._key, peer)
+            ends = sorted((self.public.hex(), peer.hex()))
+            for a, b in ((sender, receiver), (receiver, sender)):
+                self._boxes[peer, a, b] = _derive(shared, "channel", self.run, a, b, *ends)
+        return self._boxes[wanted]
+
+    def forget(self) -> None:
+        """Overwrite what can be overwritten, and let go of the rest."""
+        self._secret[:] = bytes(len(self._secret))
+        self._boxes.clear()
+
+
+class SlotKeys:
+    """A site's secrets for one slot: mask key s and self-mask seed b. They live in memory only (rule 5)."""
+
+    def __init__(self, mask: bytes, self_seed: bytes) -> None:
         self._mask = bytearray(mask)
-        self._channel = bytearray(channel)
         self._self_seed = bytearray(self_seed)
         self.mask_public: bytes = public_of(mask)
-        self.channel_public: bytes = public_of(channel)
 
     @classmethod
     def fresh(cls, entropy: Entropy) -> SlotKeys:
         """New secrets, for one slot and never another."""
-        return cls(entropy(KEY_BYTES), entropy(KEY_BYTES), entropy(KEY_BYTES))
+        return cls(entropy(KEY_BYTES), entropy(KEY_BYTES))
 
     @property
     def mask(self) -> bytes:
-        """The private mask key s: what the neighbours can rebuild if this site drops."""
+        """The private mask key s: what the holders of its shares can rebuild if this site drops."""
         return bytes(self._mask)
 
     @property
-    def channel(self) -> bytes:
-        """The private channel key c: never shared."""
-        return bytes(self._channel)
-
-    @property
     def self_seed(self) -> bytes:
-        """The seed b of the self-mask: what the neighbours can rebuild if this site survives."""
+        """The seed b of the self-mask: what the holders of its shares can rebuild if this site survives."""
         return bytes(self._self_seed)
 
     def forget(self) -> None:
         """Overwrite the secrets. Copies that Python made on the way are beyond reach; they are freed, not zeroed."""
-        for secret in (self._mask, self._channel, self._self_seed):
+        for secret in (self._mask, self._self_seed):
             secret[:] = bytes(len(secret))
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What every derivation of a slot names: the run, the slot, and a digest of all the keys that were advertised for
-    it (`transcript`, hexadecimal), so that two sites which were relayed different keys share no mask."""
+    """What every derivation of a slot names: the run and the slot."""
 
     run: str
     slot: str
-    transcript: str
 
-    def channel_key(self, secret: X25519PrivateKey, public: bytes, sender: str, receiver: str) -> bytes:
-        """The AES-256-GCM key for boxes from `sender` to `receiver`; both derive it, each from its own private key."""
-        return _derive(agree(secret, public), "channel", self.run, self.slot, sender, receiver)
+    def binding(self, transcript: str, dealt: Iterable[str], ask_digest: str) -> str:
+        """What masks are bound to, hexadecimal: all advertised keys (`transcript`), the sites whose shares are out, and the
+        whole question. Two sites that were shown different keys, sites or questions share no mask (rule 2)."""
+        return hashlib.sha256(canonical("binding", self.run, self.slot, transcript, ask_digest, *dealt)).hexdigest()
 
-    def pair_seed(self, secret: X25519PrivateKey, public: bytes, a: str, b: str, ask_digest: str) -> bytes:
-        """The seed of the mask that sites `a` and `b` share, in either order, for one ask."""
+    def pair_seed(self, secret: X25519PrivateKey, public: bytes, a: str, b: str, binding: str) -> bytes:
+        """The seed of the mask that sites `a` and `b` share, in either order."""
         first, second = sorted((a, b))
-        info = ("pair", self.run, self.slot, self.transcript, first, second, ask_digest)
-        return _derive(agree(secret, public), *info)
+        return _derive(agree(secret, public), "pair", binding, first, second)
 
-    def self_mask_seed(self, self_seed: bytes, site: str, ask_digest: str) -> bytes:
-        """The seed of a site's own mask for one ask."""
-        return _derive(self_seed, "self", self.run, self.slot, self.transcript, site, ask_digest)
+    def self_mask_seed(self, self_seed: bytes, site: str, binding: str) -> bytes:
+        """The seed of a site's own mask."""
+        return _derive(self_seed, "self", binding, site)
 
     def commitment(self, self_seed: bytes, site: str) -> bytes:
         """What a site publishes of its seed b (32 random bytes): enough to check it, no help in guessing it."""
@@ -117,6 +137,11 @@ class Slot:
 def nonce(entropy: Entropy) -> bytes:
     """A fresh nonce for `Slot.seal`."""
     return entropy(_NONCE_BYTES)
+
+
+def nonce_of(identity: bytes, run: str, group: str) -> bytes:
+    """A site's part of a graph's seed: nobody can foresee it, and it is the same however often this site is asked."""
+    return _derive(identity, "graph nonce", run, group)
 
 
 def private_key(secret: bytes) -> X25519PrivateKey:

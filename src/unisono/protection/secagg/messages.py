@@ -1,6 +1,7 @@
 """The messages of one masked sum, as frozen dataclasses, and their trees.
 
-A advertise -> key roster;  B shares -> sealed inbox;  C masked input;  D unmask -> unmask shares.
+A advertise -> key roster;  B shares -> sealed inbox;  C masked input;  [agreement on the survivors;]  D unmask -> unmask
+shares. Before the first sum on a random graph: nonce commitments, once.
 A tree is what `unisono.federation.tree` packs: dicts, lists, strings, hexadecimal text and one array of words. Reading
 a tree checks every field; what is not exactly a message is a `ProtocolError` (rule ``message-format``).
 """
@@ -10,19 +11,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
 from unisono.errors import ProtocolError
-from unisono.protection.prg import Words
+from unisono.protection.prg import Words, checksum
 from unisono.protection.secagg.keys import BOX_BYTES, KEY_BYTES, PROTOCOL, canonical
 from unisono.protection.shamir import SHARE_BYTES
 from unisono.study.document import SLUG
 
 SIGNATURE_BYTES = 64
+CHECKSUM_BYTES = 16
 _SITE = re.compile(SLUG.rstrip("$"))
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _MAX_TEXT = 256
@@ -54,6 +56,14 @@ def _read_site(value: Any) -> str:
     return value
 
 
+def _read_recipient(value: Any) -> str:
+    return "" if value == "" and isinstance(value, str) else _read_site(value)
+
+
+def _read_nonce(value: Any) -> bytes:
+    return b"" if value == "" and isinstance(value, str) else _read_hex(KEY_BYTES)(value)
+
+
 def _read_hex(length: int) -> Callable[[Any], bytes]:
     def read(value: Any) -> bytes:
         if not isinstance(value, str) or len(value) != 2 * length or not _HEX.fullmatch(value):
@@ -73,8 +83,8 @@ def _read_sites(value: Any) -> tuple[str, ...]:
 
 
 def _read_words(value: Any) -> Words:
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint64 or value.ndim != 1:
-        raise TypeError("not one dimension of 64-bit words")
+    if not isinstance(value, np.ndarray) or value.dtype not in (np.uint32, np.uint64) or value.ndim != 1:
+        raise TypeError("not one dimension of 32-bit or 64-bit words")
     return value
 
 
@@ -98,6 +108,9 @@ _SITE_NAME = Codec(_same, _read_site)
 _SITES: Codec[tuple[str, ...]] = Codec(list, _read_sites)
 _WORDS = Codec(_same, _read_words)
 _KEY = _hexadecimal(KEY_BYTES)
+_RECIPIENT = Codec(_same, _read_recipient)
+_NONCE: Codec[bytes] = Codec(bytes.hex, _read_nonce)
+_SIGNATURE = _hexadecimal(SIGNATURE_BYTES)
 
 
 def _as(codec: Codec[Any], *, show: bool = True) -> Any:
@@ -119,7 +132,8 @@ class Message:
     @classmethod
     def from_tree(cls, tree: object) -> Self:
         """The message in a tree. `ProtocolError` if it is another message, another version, or not well formed."""
-        if isinstance(tree, Mapping) and tree.get("protocol") != PROTOCOL:
+        version = tree.get("protocol") if isinstance(tree, Mapping) else PROTOCOL
+        if not isinstance(version, str) or version != PROTOCOL:  # an array would answer `!=` with an array
             raise ProtocolError(
                 f"A message follows another version of the protocol than {PROTOCOL}.",
                 rule="protocol-version",
@@ -155,29 +169,47 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Commitment(Message):
+    """Before a graph is drawn: a site commits to its nonce, signed. No one can choose a nonce after seeing the others'."""
+
+    kind: ClassVar[str] = "commitment"
+    site: str = _as(_SITE_NAME)
+    run: str = _as(_TEXT)
+    group: str = _as(_TEXT)
+    commitment: bytes = _as(_KEY)
+    signature: bytes = _as(_SIGNATURE)
+
+    def signed(self) -> bytes:
+        """The bytes that the signature is over."""
+        return canonical("nonce commitment", self.site, self.run, self.group, self.commitment.hex())
+
+
+def commitments_digest(commitments: Iterable[Commitment]) -> str:
+    """SHA-256 over all commitments in the order of the sites, hexadecimal: which drawing of a graph this is."""
+    ordered = sorted(commitments, key=lambda item: item.site)
+    return hashlib.sha256(b"\n".join(item.signed() for item in ordered)).hexdigest()
+
+
+@dataclass(frozen=True)
 class Advertise(Message):
-    """A: a site's fresh public keys for the slot, signed by its identity."""
+    """A: a site's fresh public mask key for the slot and its channel key, signed by its identity. group: the digest of the
+    frozen set. recipient: who alone will read the sum, if not the coordinator. nonce: its part of the graph's seed."""
 
     kind: ClassVar[str] = "advertise"
     site: str = _as(_SITE_NAME)
     run: str = _as(_TEXT)
     slot: str = _as(_TEXT)
-    roster_digest: str = _as(_TEXT)
+    group: str = _as(_TEXT)
+    recipient: str = _as(_RECIPIENT)
     mask_key: bytes = _as(_KEY)
     channel_key: bytes = _as(_KEY)
-    signature: bytes = _as(_hexadecimal(SIGNATURE_BYTES))
+    nonce: bytes = _as(_NONCE)
+    signature: bytes = _as(_SIGNATURE)
 
     def signed(self) -> bytes:
         """The bytes that the signature is over: everything but the signature."""
-        return canonical(
-            "advertise",
-            self.site,
-            self.run,
-            self.slot,
-            self.roster_digest,
-            self.mask_key.hex(),
-            self.channel_key.hex(),
-        )
+        keys = (self.mask_key.hex(), self.channel_key.hex(), self.nonce.hex())
+        return canonical("advertise", self.site, self.run, self.slot, self.group, self.recipient, *keys)
 
 
 def _read_advertised(value: Any) -> tuple[Advertise, ...]:
@@ -206,7 +238,8 @@ class KeyRoster(Message):
 
 @dataclass(frozen=True)
 class Shares(Message):
-    """B: a sealed box for each neighbour (shares of this site's two secrets), and a commitment to its self-mask."""
+    """B: a sealed box for each neighbour (shares of this site's two secrets), and a commitment to its self-mask. From the
+    recipient of a sum no boxes: nobody else may take off its masks (rule 7)."""
 
     kind: ClassVar[str] = "shares"
     site: str = _as(_SITE_NAME)
@@ -218,42 +251,64 @@ class Shares(Message):
 
 @dataclass(frozen=True)
 class SealedInbox(Message):
-    """The boxes that the other sites sealed for `site`, by sender, relayed."""
+    """The boxes that its neighbours sealed for `site`, by sender, relayed. dealt: all sites whose shares are out, sorted: these
+    and no others can be in the sum."""
 
     kind: ClassVar[str] = "sealed-inbox"
     site: str = _as(_SITE_NAME)
     run: str = _as(_TEXT)
     slot: str = _as(_TEXT)
+    dealt: tuple[str, ...] = _as(_SITES)
     boxes: Mapping[str, bytes] = _as(_by_site(BOX_BYTES), show=False)
 
 
 @dataclass(frozen=True, eq=False)
 class MaskedInput(Message):
-    """C: a site's encoded vector under its masks, (m,) uint64, with the digests of the ask and of the words."""
+    """C: a site's encoded vector under its masks, (m,) uint32 or uint64; the digest of the ask, what the masks are bound to,
+    and a checksum of the words."""
 
     kind: ClassVar[str] = "masked-input"
     site: str = _as(_SITE_NAME)
     run: str = _as(_TEXT)
     slot: str = _as(_TEXT)
     ask_digest: str = _as(_TEXT)
+    binding: str = _as(_TEXT)
     words: Words = _as(_WORDS, show=False)  # noqa: RUF009  (describes a field; there is no default)
-    words_digest: bytes = _as(_KEY)
+    checksum: bytes = _as(_hexadecimal(CHECKSUM_BYTES))
 
 
-def words_digest(words: Words) -> bytes:
-    """SHA-256 of a vector's little-endian bytes: a half-sent or altered upload does not have it."""
-    return hashlib.sha256(np.ascontiguousarray(words, "<u8").data.cast("B") if words.size else b"").digest()
+def checksum_of(words: Words, binding: str, site: str) -> bytes:
+    """Of a site's masked words in one slot: a half-sent or damaged upload, or another's, does not have it."""
+    return checksum(hashlib.sha256(canonical("upload", binding, site)).digest(), words)
 
 
 @dataclass(frozen=True)
 class Unmask(Message):
-    """D, asked of every survivor: these parts, and no others, are in the sum."""
+    """D, asked of every survivor: these parts, and no others, are in the sum. agreements: the survivors' signatures over
+    exactly that, where the threat is malicious."""
 
     kind: ClassVar[str] = "unmask"
     run: str = _as(_TEXT)
     slot: str = _as(_TEXT)
     ask_digest: str = _as(_TEXT)
+    binding: str = _as(_TEXT)
     survivors: tuple[str, ...] = _as(_SITES)
+    agreements: Mapping[str, bytes] = _as(_by_site(SIGNATURE_BYTES), show=False)
+
+    def agreed(self, site: str) -> bytes:
+        """The bytes that `site` signs to say that this, and nothing else, may be unmasked."""
+        return canonical("agreement", site, self.run, self.slot, self.ask_digest, self.binding, *self.survivors)
+
+
+@dataclass(frozen=True)
+class Agreement(Message):
+    """The consistency message: a survivor's signature over the question and the set of survivors, before D."""
+
+    kind: ClassVar[str] = "agreement"
+    site: str = _as(_SITE_NAME)
+    run: str = _as(_TEXT)
+    slot: str = _as(_TEXT)
+    signature: bytes = _as(_SIGNATURE)
 
 
 @dataclass(frozen=True)

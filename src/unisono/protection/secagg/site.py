@@ -1,34 +1,39 @@
 """One site's half of one masked sum: a state machine, messages in, messages out, no network, no files, no clock.
 
-    advertise() -> share(key roster) -> mask(words, ask digest, inbox) -> unmask(survivors)
+    advertise() -> share(key roster) -> mask(vector, ask digest, inbox) -> [agree(survivors) ->] unmask(survivors)
 
-Each step happens once and in this order. What the machine cannot know is whether this *step* of a study was opened
-before, in another attempt: remembering that, durably, is its caller's duty (rule 1).
-(Bonawitz et al., CCS 2017, figure 4, semi-honest form; design/secure-aggregation.md.)
+Each step happens once and in this order. What a slot cannot know is whether this *step* of a study was opened before, in
+another attempt: that is `unisono.protection.secagg.party`'s, which holds all slots of a run (rules 1, 5 and 6).
+(Bonawitz et al., CCS 2017, figure 4; Bell et al., CCS 2020, algorithms 2 and 3; design/secure-aggregation.md.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
 from unisono.errors import ProtocolError
-from unisono.protection.prg import Entropy, Words, add_streams, system_entropy
-from unisono.protection.secagg.keys import Slot, SlotKeys, nonce, private_key
+from unisono.protection.prg import Entropy, Held, Source, Words, add_streams, mask_into, system_entropy
+from unisono.protection.secagg import refusals
+from unisono.protection.secagg.checks import check_advertised, check_keys
+from unisono.protection.secagg.graph import Graph, complete
+from unisono.protection.secagg.group import Group
+from unisono.protection.secagg.keys import RunKeys, Slot, SlotKeys, nonce, private_key
 from unisono.protection.secagg.messages import (
     Advertise,
+    Agreement,
     KeyRoster,
     MaskedInput,
     SealedInbox,
     Shares,
     Unmask,
     UnmaskShares,
-    words_digest,
+    checksum_of,
 )
-from unisono.protection.secagg.parameters import Parameters
-from unisono.protection.secagg.roster import Identity, Roster
+from unisono.protection.secagg.roster import Identity
 from unisono.protection.shamir import SHARE_BYTES, split
 
 
@@ -39,6 +44,7 @@ class Stage(Enum):
     ADVERTISED = "keys were advertised"
     SHARED = "shares went out"
     MASKED = "a masked input went out"
+    AGREED = "the survivors were agreed on"
     UNMASKED = "the sum was unmasked"
     FORGOTTEN = "the slot was forgotten"
 
@@ -46,228 +52,280 @@ class Stage(Enum):
 class SiteSession:
     """One slot at one site.
 
-    me, identity: this site. roster: the public keys that *this site's permit* pins, whatever the coordinator says.
-    sites: who takes part in this attempt (all of the roster by default); `parameters.n` of them.
-    run, slot: names, new for each attempt. keys: a slot's secrets made earlier; fresh ones by default.
-    `ProtocolError` if these do not fit together.
+    me, identity: this site. group: the frozen set, with the public keys that *this site's permit* pins, whatever the
+    coordinator says. slot: a name, new for each attempt. recipient: the site that alone will read the sum; nobody, and so
+    the coordinator, by default. nonce: this site's part of the graph's seed. graph: known at once if it is complete, else
+    to be set before `share`. slot_keys: secrets made earlier; fresh ones by default.
     """
 
     def __init__(
         self,
         me: str,
         identity: Identity,
-        roster: Roster,
-        parameters: Parameters,
-        run: str,
+        group: Group,
         slot: str,
-        entropy: Entropy = system_entropy,
+        run_keys: RunKeys,
         *,
-        sites: Collection[str] | None = None,
-        keys: SlotKeys | None = None,
+        recipient: str = "",
+        nonce: bytes = b"",
+        graph: Graph | None = None,
+        slot_keys: SlotKeys | None = None,
+        entropy: Entropy = system_entropy,
     ) -> None:
+        if me not in group.sites or group.roster[me] != identity.public:
+            raise refusals.own_identity(me)
+        if recipient and recipient not in group.sites:
+            raise refusals.no_such_recipient(recipient)
         self.me = me
-        self.sites = check_sites(roster.sites if sites is None else sites, roster, parameters)
-        if me not in self.sites or roster[me] != identity.public:
-            raise ProtocolError(
-                f"{me}'s own key is not the one that the roster has for it.",
-                rule="pinned-roster",
-                remedy="This site has a new identity or an old roster: enrol again and have the permit renewed.",
-            )
-        self.roster = roster
-        self.parameters = parameters
-        self.run = run
+        self.group = group
         self.slot = slot
+        self.recipient = recipient
+        self.graph = complete(group.sites) if graph is None and group.parameters.complete else graph
         self.stage = Stage.NEW
+        self.ask_digest = ""
+        self.binding = ""
         self._identity = identity
+        self._run_keys = run_keys
+        self._nonce = nonce
         self._entropy = entropy
-        self._keys = SlotKeys.fresh(entropy) if keys is None else keys
-        self._derive = Slot(run, slot, transcript="")
+        self._keys = SlotKeys.fresh(entropy) if slot_keys is None else slot_keys
+        self._derive = Slot(group.run, slot)
+        self._transcript = ""
         self._advertised: dict[str, Advertise] = {}
+        self._shares: Shares | None = None
         self._mask_shares: dict[str, bytes] = {}
         self._seed_shares: dict[str, bytes] = {}
-        self._ask_digest = ""
+        self._dealt: tuple[str, ...] = ()
+        self._own_mask = b""
+        self._shape: tuple[tuple[int], np.dtype[Any]] = ((0,), np.dtype(np.uint64))
+        self._survivors: tuple[str, ...] | None = None
         self._unmasked: UnmaskShares | None = None
-        self._opened_for: frozenset[str] = frozenset()
+
+    # A and B: keys and shares; made before the question is known
 
     def advertise(self) -> Advertise:
         """A: this slot's public keys, signed. Asked again before anything else, it gives the same keys."""
         if self.stage is not Stage.ADVERTISED:
             self._expect(Stage.NEW, "advertise")
-        digest, mask_key, channel_key = self.roster.digest, self._keys.mask_public, self._keys.channel_public
-        unsigned = Advertise(self.me, self.run, self.slot, digest, mask_key, channel_key, b"")
-        signature = self._identity.sign(unsigned.signed())
+        keys = (self._keys.mask_public, self._run_keys.public, self._nonce)
+        named = (self.me, self.group.run, self.slot, self.group.digest, self.recipient)
+        signature = self._identity.sign(Advertise(*named, *keys, b"").signed())
         self.stage = Stage.ADVERTISED
-        return Advertise(self.me, self.run, self.slot, digest, mask_key, channel_key, signature)
+        return Advertise(*named, *keys, signature)
 
     def share(self, keys: KeyRoster) -> Shares:
         """B: check that every key is its site's own, then deal out shares of this site's two secrets, sealed.
 
-        `ProtocolError` for a key that is missing, extra, there twice, reused, unsigned, or of another slot or roster.
+        `ProtocolError` for a key that is there twice, reused, unsigned, or of another slot, group or recipient. Asked again
+        with the same keys, it gives the same shares.
         """
+        if self.stage is Stage.SHARED and self._shares is not None and keys.transcript() == self._transcript:
+            return self._shares
         self._expect(Stage.ADVERTISED, "share")
-        advertised = self._checked(keys)
-        derive = Slot(self.run, self.slot, keys.transcript())
-        places = {site: x for x, site in enumerate(self.sites, 1)}
-        of_mask = split(self._keys.mask, self.parameters.t, list(places.values()), self._entropy)
-        of_seed = split(self._keys.self_seed, self.parameters.t, list(places.values()), self._entropy)
-        channel = private_key(self._keys.channel)
+        advertised = self.accept(keys)
+        if self.graph is None:
+            raise refusals.no_graph(self.me)
+        commitment = self._derive.commitment(self._keys.self_seed, self.me)
+        boxes = {} if self.recipient == self.me else self._dealt_out(self.graph, advertised)
+        self.stage = Stage.SHARED
+        self._shares = Shares(self.me, self.group.run, self.slot, boxes, commitment)
+        return self._shares
+
+    def accept(self, keys: KeyRoster) -> Mapping[str, Advertise]:
+        """The advertised keys by site, every one checked, with its signature, against this site's own roster."""
+        self._expect(Stage.ADVERTISED, "share")
+        transcript = keys.transcript()
+        if transcript != self._transcript:
+            self._advertised, self._transcript = self._checked(keys), transcript
+        return self._advertised
+
+    def _dealt_out(self, graph: Graph, advertised: Mapping[str, Advertise]) -> dict[str, bytes]:
+        t, places = self.group.parameters.t, self.group.places
+        holders = [site for site in graph.holders(self.me) if site in advertised]
+        if len(holders) < t:
+            raise refusals.too_few(len(holders), t, "can hold shares")
+        xs = [places[site] for site in holders]
+        of_mask = split(self._keys.mask, t, xs, self._entropy)
+        of_seed = split(self._keys.self_seed, t, xs, self._entropy)
         boxes: dict[str, bytes] = {}
-        for site in self._neighbours():
-            key = derive.channel_key(channel, advertised[site].channel_key, self.me, site)
-            plain = of_mask[places[site]] + of_seed[places[site]]
-            boxes[site] = derive.seal(key, nonce(self._entropy), plain, self.me, site)
-        # A site keeps its own share of its own seed: with it, t of the n - drops survivors are enough.
-        self._mask_shares[self.me] = of_mask[places[self.me]]
-        self._seed_shares[self.me] = of_seed[places[self.me]]
-        self._advertised, self._derive, self.stage = advertised, derive, Stage.SHARED
-        commitment = derive.commitment(self._keys.self_seed, self.me)
-        return Shares(self.me, self.run, self.slot, boxes, commitment)
+        for site in holders:
+            x = places[site]
+            if site == self.me:
+                # Its own share of its own seed: with it, t of the n - drops survivors of a complete graph are enough.
+                self._mask_shares[site], self._seed_shares[site] = of_mask[x], of_seed[x]
+                continue
+            key = self._run_keys.box_key(advertised[site].channel_key, self.me, site)
+            boxes[site] = self._derive.seal(key, nonce(self._entropy), of_mask[x] + of_seed[x], self.me, site)
+        return boxes
 
-    def mask(self, words: Words, ask_digest: str, inbox: SealedInbox) -> MaskedInput:
-        """C: open the shares dealt to this site, and give its vector (m,) uint64 under masks bound to the ask's digest.
+    # C: the masked input
 
-        Once only: two vectors under one mask would show their difference (rule 6). `words` itself is not changed.
-        `ProtocolError` if a box is missing, extra or altered; then nothing leaves.
+    def mask(
+        self,
+        vector: Source | Words,
+        ask_digest: str,
+        inbox: SealedInbox,
+        *,
+        keep: Words | None = None,
+        threads: int | None = None,
+    ) -> MaskedInput:
+        """C: open the shares dealt to this site, and give its vector (m,) uint32 or uint64 under masks bound to the question.
+
+        Once only: two vectors under one mask would show their difference (rule 6). keep: receives the unmasked elements, to
+        be stored. `ProtocolError` if a box is missing, extra or altered, or too few dealt; then nothing leaves.
         """
         self._expect(Stage.SHARED, "mask")
-        if words.dtype != np.uint64 or words.ndim != 1 or not ask_digest:
-            raise ProtocolError(
-                "Only one dimension of 64-bit words, for one named ask, can be masked.",
-                rule="encoding-length",
-                remedy="This is a fault of the site's software; report it.",
-            )
-        mask_shares, seed_shares = self._opened(inbox)
-        seeds = [(self._derive.self_mask_seed(self._keys.self_seed, self.me, ask_digest), 1)]
+        source = Held(vector) if isinstance(vector, np.ndarray) else vector
+        if not ask_digest:
+            raise refusals.no_question()
+        partners = self._partners(inbox)
+        mask_shares, seed_shares = self._opened(inbox, partners)
+        binding = self._derive.binding(self._transcript, inbox.dealt, ask_digest)
+        self._own_mask = self._derive.self_mask_seed(self._keys.self_seed, self.me, binding)
+        streams = [(self._own_mask, 1)]
         secret = private_key(self._keys.mask)
-        for site in self._neighbours():
-            public = self._advertised[site].mask_key
-            seed = self._derive.pair_seed(secret, public, self.me, site, ask_digest)
-            seeds.append((seed, pair_sign(self.me, site)))
+        for site in partners:
+            seed = self._derive.pair_seed(secret, self._advertised[site].mask_key, self.me, site, binding)
+            streams.append((seed, pair_sign(self.me, site)))
         self.stage = Stage.MASKED
+        self.ask_digest, self.binding, self._dealt = ask_digest, binding, inbox.dealt
         self._mask_shares.update(mask_shares)
         self._seed_shares.update(seed_shares)
-        self._ask_digest = ask_digest
+        self._shares = None
         self._keys.forget()  # what the others may need of them is in the shares
-        masked = words.astype(np.uint64)  # always a copy
-        add_streams(masked, seeds)
-        return MaskedInput(self.me, self.run, self.slot, ask_digest, masked, words_digest(masked))
+        masked = np.empty(source.size, source.dtype)
+        self._shape = ((source.size,), source.dtype)
+        mask_into(masked, source, streams, keep=keep, threads=threads)
+        if self.recipient != self.me:
+            self._own_mask = b""
+        checksum = checksum_of(masked, binding, self.me)
+        return MaskedInput(self.me, self.group.run, self.slot, ask_digest, binding, masked, checksum)
 
-    def unmask(self, request: Unmask | Collection[str]) -> UnmaskShares:
+    # D, the unmasking; before it, where the threat is malicious, the agreement
+
+    def agree(self, request: Unmask) -> Agreement:
+        """The consistency message: this site's signature over the question and the survivors. For one set only, ever."""
+        self.check_request(request)
+        if self._survivors is None:
+            self._expect(Stage.MASKED, "agree")
+            self._survivors, self.stage = request.survivors, Stage.AGREED
+        signature = self._identity.sign(request.agreed(self.me))
+        return Agreement(self.me, self.group.run, self.slot, signature)
+
+    def unmask(self, request: Unmask) -> UnmaskShares:
         """D: for each site *either* the share of its self-mask seed (it survived) *or* of its mask key (it dropped).
 
-        request: the coordinator's message, or just the set of survivors. Asked again for the same set it repeats its
-        answer; for another set it refuses for ever (rules 1 and 5). `ProtocolError` if too few survived (rule 4), this
-        site is not among them, or one of them took no part.
+        Asked again for the same set it repeats its answer; for another set it refuses for ever (rules 1 and 5).
+        `ProtocolError` if too few survived (rule 4), this site or the recipient is not among them, one of them dealt no
+        shares, the question differs (rule 2), or, where the threat is malicious, fewer than the quorum signed exactly this.
         """
-        survivors = self._survivors(request)
-        if self.stage is Stage.UNMASKED and self._unmasked is not None and survivors == self._opened_for:
+        self.check_unmask(request)
+        if self._unmasked is not None:
             return self._unmasked
-        if self.stage is Stage.UNMASKED:
-            raise ProtocolError(
-                "The sum was already unmasked for another set of survivors.",
-                rule="one-opening",
-                remedy="The difference of two openings would be one hospital's part. Nothing was given.",
-            )
-        self._expect(Stage.MASKED, "unmask")
-        self._check_survivors(survivors)
+        if self.group.malicious:
+            check_agreements(request, self.group)
+        survivors = set(request.survivors)
         self._unmasked = UnmaskShares(
             self.me,
-            self.run,
+            self.group.run,
             self.slot,
-            {site: self._seed_shares[site] for site in self.sites if site in survivors},
-            {site: self._mask_shares[site] for site in self.sites if site not in survivors},
+            {site: share for site, share in sorted(self._seed_shares.items()) if site in survivors},
+            {site: share for site, share in sorted(self._mask_shares.items()) if site not in survivors},
         )
-        self._opened_for = survivors
+        self._survivors = request.survivors
         self.stage = Stage.UNMASKED
         self._mask_shares.clear()
         self._seed_shares.clear()
         return self._unmasked
+
+    def check_request(self, request: Unmask) -> None:
+        """`ProtocolError` if this site may never agree to, or unmask, what is asked; nothing changes by asking."""
+        request.check_slot(self.group.run, self.slot)
+        if self.stage not in (Stage.MASKED, Stage.AGREED, Stage.UNMASKED):
+            raise refusals.order(self.me, "unmask", self.stage.value)
+        if (request.ask_digest, request.binding) != (self.ask_digest, self.binding):
+            raise refusals.different_questions(self.binding, request.binding)
+        if self._survivors is not None and request.survivors != self._survivors:
+            raise refusals.second_set(self._survivors, request.survivors)
+        survivors, least = set(request.survivors), self.group.parameters.least_survivors
+        if not survivors <= set(self._dealt) or self.me not in survivors:
+            raise refusals.survivor_set()
+        if self.recipient and self.recipient not in survivors:
+            raise refusals.recipient_dropped(self.recipient)
+        if len(survivors) < least:
+            raise refusals.too_few(len(survivors), least, "are in the sum")
+
+    def check_unmask(self, request: Unmask) -> None:
+        """`check_request`, and that it is this message's turn: to be asked before anything is written down for ever."""
+        self.check_request(request)
+        if self._unmasked is None:
+            self._expect(Stage.AGREED if self.group.malicious else Stage.MASKED, "unmask")
+
+    def receive(self, words: Words) -> Words:
+        """The sum, at its recipient: takes off this site's own mask, which nobody else can. words: what the coordinator has
+        after unmasking all others, of the masked input's length and type."""
+        self._expect(Stage.UNMASKED, "receive")
+        if self.recipient != self.me:
+            raise refusals.no_such_recipient(self.me)
+        if words.dtype != self._shape[1] or words.shape != self._shape[0]:
+            raise refusals.other_words(words.size, self._shape[0][0])
+        total = words.copy()
+        add_streams(total, [(self._own_mask, -1)])
+        return total
 
     def forget(self) -> None:
         """Drop every secret of the slot; only a new slot can follow."""
         self._keys.forget()
         self._mask_shares.clear()
         self._seed_shares.clear()
-        self._unmasked = None
+        self._shares, self._unmasked, self._own_mask = None, None, b""
         self.stage = Stage.FORGOTTEN
 
-    def _neighbours(self) -> list[str]:
-        return [site for site in self.sites if site != self.me]
+    # Checks
 
     def _expect(self, stage: Stage, action: str) -> None:
         if self.stage is not stage:
-            raise ProtocolError(
-                f"{self.me} cannot {action} now: {self.stage.value}.",
-                rule="message-order",
-                remedy="Each message of a slot is answered once, in order; a retry is a new attempt with fresh keys.",
-            )
+            raise refusals.order(self.me, action, self.stage.value)
 
     def _checked(self, keys: KeyRoster) -> dict[str, Advertise]:
-        keys.check_slot(self.run, self.slot)
-        advertised = {item.site: item for item in keys.advertised}
-        if len(advertised) != len(keys.advertised) or set(advertised) != set(self.sites):
-            raise ProtocolError(
-                "The advertised keys are not one for each site of this attempt: "
-                f"{_named('missing', set(self.sites) - set(advertised))}"
-                f"{_named('unexpected', set(advertised) - set(self.sites))}"
-                f"{len(keys.advertised)} keys for {len(self.sites)} sites.",
-                rule="key-roster",
-                remedy="The coordinator must relay exactly what the sites of the attempt advertised.",
-            )
+        keys.check_slot(self.group.run, self.slot)
+        advertised = check_keys(keys)
+        missing, extra = set(self.group.sites) - set(advertised), set(advertised) - set(self.group.sites)
+        if extra or self.me in missing or len(advertised) < self.group.parameters.least_survivors:
+            raise refusals.key_roster(missing, extra)
         for item in keys.advertised:
-            check_advertised(item, self.roster, self.run, self.slot)
+            check_advertised(item, self.group, self.slot, self.recipient)
         mine = advertised[self.me]
-        if (mine.mask_key, mine.channel_key) != (self._keys.mask_public, self._keys.channel_public):
-            raise ProtocolError(
-                f"The keys relayed as {self.me}'s are not the ones it advertised for this slot.",
-                rule="own-keys",
-                remedy="Another copy of this site is running with the same identity, or keys were changed on the way.",
-            )
-        check_distinct_keys(keys)
+        if (mine.mask_key, mine.channel_key) != (self._keys.mask_public, self._run_keys.public):
+            raise refusals.own_keys(self.me)
         return advertised
 
-    def _opened(self, inbox: SealedInbox) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        inbox.check_slot(self.run, self.slot)
-        if inbox.site != self.me or set(inbox.boxes) != set(self._neighbours()):
-            raise ProtocolError(
-                "The sealed shares are not one from each other site of this attempt.",
-                rule="sealed-inbox",
-                remedy="A site that is lost before its shares are out ends the attempt; start a new one without it.",
-            )
-        channel = private_key(self._keys.channel)
+    def _partners(self, inbox: SealedInbox) -> list[str]:
+        """The neighbours that dealt: with these this site shares masks. Enough of them, or one honest one may be missing."""
+        inbox.check_slot(self.group.run, self.slot)
+        p = self.group.parameters
+        dealt = set(inbox.dealt)
+        if not dealt <= set(self._advertised) or self.me not in dealt:
+            raise refusals.sealed_inbox()
+        assert self.graph is not None
+        partners = [site for site in self.graph.neighbours(self.me) if site in dealt]
+        if len(dealt) < p.least_survivors:
+            raise refusals.too_few(len(dealt), p.least_survivors, "dealt shares")
+        if not p.complete and len(partners) < p.t:
+            raise refusals.too_few(len(partners), p.t, f"of {self.me}'s neighbours dealt shares")
+        return partners
+
+    def _opened(self, inbox: SealedInbox, partners: list[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        senders = [site for site in partners if site != self.recipient]
+        if inbox.site != self.me or set(inbox.boxes) != set(senders):
+            raise refusals.sealed_inbox()
         mask_shares: dict[str, bytes] = {}
         seed_shares: dict[str, bytes] = {}
-        for site in self._neighbours():
-            key = self._derive.channel_key(channel, self._advertised[site].channel_key, site, self.me)
+        for site in senders:
+            key = self._run_keys.box_key(self._advertised[site].channel_key, site, self.me)
             plain = self._derive.unseal(key, inbox.boxes[site], site, self.me)
             mask_shares[site], seed_shares[site] = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
         return mask_shares, seed_shares
-
-    def _survivors(self, request: Unmask | Collection[str]) -> frozenset[str]:
-        if not isinstance(request, Unmask):
-            return frozenset(request)
-        request.check_slot(self.run, self.slot)
-        if self.stage in (Stage.MASKED, Stage.UNMASKED) and request.ask_digest != self._ask_digest:
-            raise ProtocolError(
-                "The request to unmask names another question than the one that was answered.",
-                rule="different-questions",
-                remedy="The coordinator asked its sites different questions. Nothing was given; this is logged.",
-            )
-        return frozenset(request.survivors)
-
-    def _check_survivors(self, survivors: frozenset[str]) -> None:
-        if not survivors <= set(self.sites) or self.me not in survivors:
-            raise ProtocolError(
-                "The survivors named are not sites of this attempt, or this site is not among them.",
-                rule="survivor-set",
-                remedy="Nothing was given. Look at the coordinator's log; the attempt is over.",
-            )
-        if len(survivors) < self.parameters.least_survivors:
-            raise ProtocolError(
-                f"{len(survivors)} parts are too few to be opened; the least is {self.parameters.least_survivors}.",
-                rule="enough-survivors",
-                remedy="Start a new attempt when more sites are there.",
-            )
 
 
 def pair_sign(me: str, other: str) -> int:
@@ -275,40 +333,15 @@ def pair_sign(me: str, other: str) -> int:
     return 1 if me < other else -1
 
 
-def check_sites(sites: Collection[str], roster: Roster, parameters: Parameters) -> tuple[str, ...]:
-    """The attempt's sites, sorted. `ProtocolError` unless they are in the roster, distinct, and `parameters.n` many."""
-    ordered = tuple(sorted(set(sites)))
-    if len(ordered) != len(sites) or not set(ordered) <= set(roster) or len(ordered) != parameters.n:
-        raise ProtocolError(
-            f"An attempt of {len(sites)} sites fits no roster of {len(roster)}, or parameters for {parameters.n}.",
-            rule="pinned-roster",
-            remedy="Only sites that the permit names take part, each once; parameters are derived for exactly these.",
-        )
-    return ordered
-
-
-def check_advertised(item: Advertise, roster: Roster, run: str, slot: str) -> None:
-    """`ProtocolError` unless the keys are for this run, slot and roster, and signed by their site."""
-    item.check_slot(run, slot)
-    if item.roster_digest != roster.digest:
-        raise ProtocolError(
-            f"{item.site} advertised its keys under another roster than ours.",
-            rule="pinned-roster",
-            remedy="The sites hold different rosters: compare the word-codes and renew the permit that is out of date.",
-        )
-    roster.verify(item.site, item.signed(), item.signature)
-
-
-def check_distinct_keys(keys: KeyRoster) -> None:
-    """`ProtocolError` if a key was advertised twice: one key is one site's, for one purpose, in one slot."""
-    public = [key for item in keys.advertised for key in (item.mask_key, item.channel_key)]
-    if len(set(public)) != len(public):
-        raise ProtocolError(
-            "One key was advertised twice.",
-            rule="reused-keys",
-            remedy="A site copied another's key or its randomness is broken; leave it out until that is explained.",
-        )
-
-
-def _named(word: str, sites: set[str]) -> str:
-    return f"{word}: {', '.join(sorted(sites))}; " if sites else ""
+def check_agreements(request: Unmask, group: Group) -> None:
+    """`ProtocolError` unless a quorum of the survivors signed exactly this question and this set."""
+    wrong = []
+    for site, signature in request.agreements.items():
+        try:
+            group.roster.verify(site, request.agreed(site), signature)
+        except ProtocolError:
+            wrong.append(site)
+    outside = sorted(set(request.agreements) - set(request.survivors))
+    good = len(request.agreements) - len({*wrong, *outside})
+    if good < group.parameters.quorum:
+        raise refusals.no_quorum(good, group.parameters.quorum, sorted({*wrong, *outside}), request)

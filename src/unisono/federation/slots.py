@@ -1,0 +1,143 @@
+"""Key material for the sums to come, made ahead: so that in steady state a sum costs two round trips.
+
+While a sum is masked and unmasked, the keys and shares of the next slot ride along. What did not come that way, because a
+site was away, is asked for when the next sum begins, of that site alone. A slot whose secrets a restarted site has lost is
+given up for a new one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from unisono.federation.ask import Ask, Circle
+from unisono.federation.exchange import Advertise, Commit, Message, NewSlot, Share
+from unisono.federation.journal import Journal
+from unisono.protection.secagg.group import Group
+from unisono.protection.secagg.messages import Advertise as Keys
+from unisono.protection.secagg.messages import Commitment, KeyRoster, Shares
+from unisono.protection.secagg.setup import Drawing, SlotSetup
+
+
+@dataclass
+class Lost:
+    """Who did not answer: the site, and at which message. restarted: those that are there, but lost their slot's secrets."""
+
+    sites: dict[str, str] = field(default_factory=dict)
+    restarted: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.sites)
+
+
+Gather = Callable[[Iterable[str], Callable[[str], Message], Callable[[str, Any], None]], Awaitable[Lost]]
+"""Sends a message to some sites and collects the answers; gives back who was lost."""
+
+
+class Incomplete(Exception):
+    """The attempt ended without a sum: these sites were lost before their part was in, or too few could unmask."""
+
+    def __init__(self, lost: Lost) -> None:
+        super().__init__(f"lost: {lost.sites}")
+        self.lost = lost.sites
+        self.only_restarted = set(lost.sites) == lost.restarted
+
+
+class Slots:
+    """The slots of one circle: the drawing of its graph, and the next slot as far as it is set up."""
+
+    def __init__(self, group: Group, journal: Journal) -> None:
+        self.drawing = Drawing(group)
+        self.group = group
+        self.journal = journal
+        self.next: SlotSetup | None = None
+        drawn = journal.last("graph", epoch=group.epoch)
+        if drawn is not None and drawn.body is not None and self.drawing.graph is None:
+            self.drawing.restore(bytes.fromhex(drawn.body["seed"]))
+            for tree in drawn.body["commitments"]:
+                self.drawing.collect_commitment(Commitment.from_tree(tree))
+
+    async def ready(self, ask: Ask, gather: Gather) -> SlotSetup:
+        """A slot with keys and shares of all who can take part. `Incomplete` if one that must is lost."""
+        if self.next is None or self.next.recipient != ask.to:
+            self.next = self._new(ask.analysis, ask.to)
+        try:
+            await self._made(ask, self.next, gather)
+        except Incomplete as incomplete:
+            if not incomplete.only_restarted:
+                raise
+            # Made ahead, and a site was restarted since: it is there, so all begin a new slot.
+            self.next = self._new(ask.analysis, ask.to)
+            await self._made(ask, self.next, gather)
+        setup, self.next = self.next, None
+        return setup
+
+    async def _made(self, ask: Ask, setup: SlotSetup, gather: Gather) -> None:
+        if not self.drawing.committed and self.drawing.graph is None:
+            await self._gathered(ask, gather, ask.sites, lambda _: Commit(ask.circle), self.drawing.collect_commitment)
+        await self._keys(ask, setup, gather)
+        roster = setup.key_roster()
+        self._keep_graph()
+        await self._shares(ask, setup, roster, gather)
+
+    async def _keys(self, ask: Ask, setup: SlotSetup, gather: Gather) -> None:
+        missing = setup.missing_keys(ask.sites)
+        if missing:
+            slot, commitments = NewSlot(setup.slot, setup.recipient), self.drawing.all_commitments()
+            await self._gathered(
+                ask, gather, missing, lambda _: Advertise(ask.circle, slot, commitments), setup.collect_advertise
+            )
+
+    async def _shares(self, ask: Ask, setup: SlotSetup, roster: KeyRoster, gather: Gather) -> None:
+        missing = setup.missing_shares(setup.advertised)
+        if missing:
+            await self._gathered(ask, gather, missing, lambda _: Share(ask.circle, roster), setup.collect_shares)
+
+    async def _gathered(
+        self,
+        ask: Ask,
+        gather: Gather,
+        sites: Iterable[str],
+        message: Callable[[str], Message],
+        collect: Callable[[Any], None],
+    ) -> None:
+        lost = await gather(sites, message, lambda _, answer: collect(answer))
+        if lost and not ask.partial:
+            raise Incomplete(lost)
+
+    def begin_next(self, circle: Circle, recipient: str) -> NewSlot:
+        """The slot whose keys ride along with the masked parts of this sum."""
+        self.next = self._new(circle.analysis, recipient)
+        return NewSlot(self.next.slot, recipient)
+
+    def collect_keys(self, keys: Keys | None) -> None:
+        """Keys that rode along."""
+        if keys is not None and self.next is not None:
+            self.next.collect_advertise(keys)
+
+    def keys_to_share(self, sites: Iterable[str]) -> KeyRoster | None:
+        """The keys of the next slot, to ride along with the unmasking, if all of these sites have sent theirs."""
+        if self.next is None or self.next.missing_keys(sites):
+            return None
+        return self.next.key_roster()
+
+    def collect_shares(self, shares: Shares | None) -> None:
+        """Shares that rode along; the same ones again if the sites were asked to unmask again."""
+        if shares is not None and self.next is not None and self.next.missing_shares([shares.site]):
+            self.next.collect_shares(shares)
+
+    def give_up(self) -> None:
+        """A restarted site has lost its secrets of the slot: begin with another one."""
+        self.next = None
+
+    def _new(self, analysis: str, recipient: str) -> SlotSetup:
+        return SlotSetup(self.drawing, f"{analysis}/{self.group.epoch}/{secrets.token_hex(8)}", recipient)
+
+    def _keep_graph(self) -> None:
+        seed = self.drawing.seed
+        if seed is not None and self.journal.last("graph", epoch=self.group.epoch) is None:
+            commitments = [item.to_tree() for item in self.drawing.all_commitments()]
+            body = {"seed": seed.hex(), "commitments": commitments}
+            self.journal.write("graph", body, epoch=self.group.epoch)
