@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 
 from tests.support import engine
-from tests.support.bench import Bench
+from tests.support.bench import Bench, audit, refused
 from tests.support.engine import run, study
 from unisono.engines.embedded.exchange import EmbeddedExchange
 from unisono.errors import PermitError, ProtocolError
-from unisono.federation.exchange import Advertise, Mask, Message, Reveal, Share
+from unisono.federation.exchange import Advertise, Agree, Mask, Masked, Message, NewSlot, Reveal, Share
+from unisono.protection.secagg.keys import Slot
+from unisono.protection.secagg.messages import KeyRoster, MaskedInput, checksum_of
 
 VICTIM = "turin"
 TOLD_APART = "different-questions"
+SHARED_RULE = {"padua": "pinned-roster", VICTIM: "key-roster"}
+"""Padua sees another group's key; the victim a key too many."""
 
 
 @pytest.fixture
@@ -35,27 +39,43 @@ class TwoFaced(EmbeddedExchange):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self.honest: dict[str, str] = {}
+        self.transcripts: dict[str, str] = {}
+        self.answered: dict[str, MaskedInput] = {}
 
     async def request(self, site: str, message: Message) -> object:
         if site != VICTIM:
             return await super().request(site, message)
-        other: Message = message
-        if isinstance(message, Advertise) and message.ask.contribution == "normal_equations":
+        keys = message.keys if isinstance(message, Share) else message.next if isinstance(message, Reveal) else None
+        if keys is not None:
+            self.transcripts[keys.slot] = keys.transcript()
+        if isinstance(message, Mask) and message.ask.contribution == "normal_equations":
             beta, *rest = message.ask.arguments
-            other = Advertise(replace(message.ask, arguments=[np.asarray(beta) + 0.5, *rest]))
-            self.honest[message.ask.slot] = message.ask.digest
-            self.asked = other.ask
-        if self.lies and isinstance(message, Reveal) and message.slot in self.honest:
-            other = replace(message, unmask=replace(message.unmask, ask_digest=self.asked.digest))
-        answer = await super().request(site, other)
-        if self.lies and isinstance(message, Mask) and message.slot in self.honest:
-            answer = replace(answer, ask_digest=self.honest[message.slot])  # type: ignore[type-var]
-        return answer
+            other = replace(message.ask, arguments=[np.asarray(beta) + 0.5, *rest])
+            masked = await super().request(site, replace(message, ask=other))
+            assert isinstance(masked, Masked)
+            self.answered[message.slot] = masked.part
+            return replace(masked, part=self._relabelled(message, masked.part)) if self.lies else masked
+        if self.lies and isinstance(message, (Agree, Reveal)) and message.unmask.slot in self.answered:
+            mine = self.answered[message.unmask.slot]
+            request = replace(message.unmask, ask_digest=mine.ask_digest, binding=mine.binding)
+            return await super().request(site, replace(message, unmask=request))
+        return await super().request(site, message)
+
+    def _relabelled(self, message: Mask, part: MaskedInput) -> MaskedInput:
+        """As if it were the answer to what everybody else was asked."""
+        transcript, digest = self.transcripts[message.slot], message.ask.digest
+        binding = Slot(message.ask.run, message.slot).binding(transcript, message.inbox.dealt, digest)
+        return relabelled(part, digest, binding)
 
 
 class Liar(TwoFaced):
     lies = True
+
+
+def relabelled(part: MaskedInput, ask_digest: str, binding: str) -> MaskedInput:
+    """A masked part with another question's name on it."""
+    checksum = checksum_of(part.words, binding, part.site)
+    return replace(part, ask_digest=ask_digest, binding=binding, checksum=checksum)
 
 
 def test_an_altered_question_to_one_site_is_named_and_nothing_is_opened(
@@ -68,7 +88,7 @@ def test_an_altered_question_to_one_site_is_named_and_nothing_is_opened(
     assert [r.body["name"] for r in engine.records(tmp_path, "odds", "opened") if r.body] == ["flow", "totals"]
 
 
-def test_a_coordinator_that_lies_about_the_digest_too_opens_noise(
+def test_a_coordinator_that_lies_about_the_question_too_opens_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = run(study("odds"), tmp_path / "honest")
@@ -88,21 +108,21 @@ def test_the_masks_of_two_questions_do_not_cancel(bench: Bench) -> None:
     asked = bench.gradient()
     other = bench.gradient(beta=(0.6, 0.2, -0.1))
     asks = {name: other if name == VICTIM else asked for name in bench.names}
-    session = bench.session(asked)
-    for site, ask in asks.items():
-        session.collect_advertise(bench.send(site, Advertise(ask)))
-    keys = session.key_roster()
-    for site, ask in asks.items():
-        session.collect_shares(bench.send(site, Share(ask.slot, keys)))
-    for site, ask in asks.items():
-        part = bench.send(site, Mask(ask.slot, session.inbox_for(site)))
-        session.collect_masked(replace(part, ask_digest=asked.digest))
+    setup = bench.setup(asked)
+    session = bench.session(setup, asked)
+    parts = {site: bench.send(site, bench.question(ask, setup, site)).part for site, ask in asks.items()}
+    assert [site for site, part in parts.items() if part.binding != session.binding] == [VICTIM]
+    for part in parts.values():
+        session.collect_masked(relabelled(part, asked.digest, session.binding))
     request = session.unmask_request()
-    with pytest.raises(ProtocolError) as refused:
-        bench.send(VICTIM, bench.reveal(other, request))
-    assert refused.value.rule == TOLD_APART
+    refused(bench, VICTIM, bench.reveal(other, request), ProtocolError, TOLD_APART)
+    assert audit(bench.sites[VICTIM])[-1]["evidence"] == {
+        "answered": parts[VICTIM].binding,
+        "asked to unmask": session.binding,
+    }
     for site, ask in asks.items():
-        session.collect_unmask(bench.send(site, bench.reveal(ask, replace(request, ask_digest=ask.digest))))
+        named = replace(request, ask_digest=ask.digest, binding=parts[site].binding)
+        session.collect_unmask(bench.send(site, bench.reveal(ask, named)).shares)
     opened = session.open()
     assert not (opened == bench.true_sum(asked)).any()
     signed = opened.view(np.int64).astype(float)
@@ -112,19 +132,30 @@ def test_the_masks_of_two_questions_do_not_cancel(bench: Bench) -> None:
 def test_an_honest_aggregator_names_the_question_that_differs(bench: Bench) -> None:
     asks = dict.fromkeys(bench.names, bench.gradient())
     asks[VICTIM] = bench.gradient(beta=(0.6, 0.2, -0.1))
-    with pytest.raises(ProtocolError) as refused:
+    with pytest.raises(ProtocolError) as raised:
         bench.masked(asks)
-    assert refused.value.rule == TOLD_APART
-    assert VICTIM in refused.value.what
+    assert raised.value.rule == TOLD_APART
+    assert VICTIM in raised.value.what
+    assert raised.value.evidence["site"] == VICTIM
 
 
 def test_one_who_says_another_set_of_sites_to_one_site_gets_no_sum(tmp_path: Path) -> None:
     bench = Bench(tmp_path, study("odds", participation={"on_dropout": "continue"}))
-    asks = dict.fromkeys(bench.names, bench.totals())
-    asks[VICTIM] = bench.totals(sites=tuple(s for s in bench.names if s != "leiden"))
-    with pytest.raises(ProtocolError) as refused:
-        bench.masked(asks)
-    assert refused.value.rule == "key-roster"
+    fewer = bench.totals(sites=tuple(s for s in bench.names if s != "leiden"))
+    setup = bench.setup(bench.totals())
+    refused(bench, VICTIM, bench.question(fewer, setup, VICTIM), ProtocolError, "frozen-sites")
+    bench.close()
+
+
+def test_keys_made_among_fewer_sites_are_no_keys_among_all(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, study("odds", participation={"on_dropout": "continue"}))
+    ask = bench.totals()
+    fewer = bench.totals(sites=tuple(s for s in bench.names if s != "leiden"))
+    keys = tuple(
+        bench.send(site, Advertise((fewer if site == VICTIM else ask).circle, NewSlot("slot"))) for site in bench.names
+    )
+    for site, circle in (("padua", ask.circle), (VICTIM, fewer.circle)):
+        refused(bench, site, Share(circle, KeyRoster(ask.run, "slot", keys)), ProtocolError, SHARED_RULE[site])
     bench.close()
 
 
@@ -135,11 +166,12 @@ def test_a_roster_or_a_key_that_is_not_the_permits_is_refused(bench: Bench, tmp_
         other.roster if swap == "roster" else type(bench.roster)({**bench.roster, "leiden": other.roster["leiden"]})
     )
     site, admitted = bench.sites[VICTIM], bench.sites[VICTIM]._studies[bench.study.digest()]
-    with pytest.raises(PermitError) as refused:
+    with pytest.raises(PermitError) as raised:
         site.admit(bench.study, admitted.permit, roster, admitted.worker)
-    assert refused.value.rule == "permit-roster"
+    assert raised.value.rule == "permit-roster"
     site._studies[bench.study.digest()] = replace(
         admitted, roster=roster
     )  # and if it got past that, each ask is checked
-    assert bench.refusal(VICTIM, Advertise(bench.totals())).rule == "permit-roster"
+    refused(bench, VICTIM, bench.bare(bench.totals()), PermitError, "permit-roster")
+    refused(bench, VICTIM, Advertise(bench.totals().circle, NewSlot("slot")), PermitError, "permit-roster")
     other.close()

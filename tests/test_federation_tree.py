@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from unisono.errors import ProtocolError
-from unisono.federation.ask import Ask
+from unisono.federation.ask import Ask, Circle
 from unisono.federation.contribution import Facts
 from unisono.federation.tree import digest, pack, unpack
 
@@ -207,7 +207,48 @@ def test_an_ask_travels() -> None:
     carried = Ask.from_tree(unpack(pack(ASK.to_tree())))
     assert carried.digest == ASK.digest
     assert carried.question == ASK.question
-    assert (carried.key, carried.slot, carried.sites) == (ASK.key, ASK.slot, ASK.sites)
+    assert (carried.key, carried.circle, carried.sites) == (ASK.key, ASK.circle, ASK.sites)
+
+
+def test_an_ask_to_a_site_travels() -> None:
+    asked = replace(ASK, to="padua", receipt="own", encoding="fixed32", partial=True)
+    carried = Ask.from_tree(unpack(pack(asked.to_tree())))
+    assert carried.digest == asked.digest != ASK.digest
+    assert (carried.to, carried.receipt, carried.partial) == ("padua", "own", True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"to": "padua"}, {"receipt": "own"}, {"to": "nowhere", "receipt": "own"}, {"partial": 1}, {"to": ["padua"]}],
+)
+def test_an_ask_that_names_no_reader_that_it_could_have_is_no_ask(changes: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError) as raised:
+        Ask.from_tree({**ASK.to_tree(), **changes})
+    assert raised.value.rule == "ask-format"
+
+
+def test_an_asks_circle_is_everything_that_is_known_before_the_question() -> None:
+    other = replace(ASK, step=4, attempt=1, method="cox", contribution="x", arguments=[])
+    assert other.circle == ASK.circle == Circle("run", "study", "odds", 0, ASK.sites, "secagg")
+    changes: list[dict[str, Any]] = [{"run": "x"}, {"study": "x"}, {"analysis": "x"}, {"epoch": 1}, {"hide": "none"}]
+    assert ASK.circle not in [replace(ASK, **change).circle for change in [*changes, {"sites": ("a", "b", "c")}]]
+
+
+circle_fields = st.fixed_dictionaries(dict.fromkeys(("run", "study", "analysis", "epoch", "sites", "hide"), trees))
+
+
+@given(circle_fields)
+@example({"run": "r", "study": "s", "analysis": "a", "epoch": True, "sites": ("a", "b"), "hide": "secagg"})
+@example({"run": "r", "study": "s", "analysis": "a", "epoch": 0, "sites": ("b", "a"), "hide": "secagg"})
+@example({"run": "r", "study": "s", "analysis": "a", "epoch": 0, "sites": ("a", "a"), "hide": "secagg"})
+def test_any_values_are_a_circle_or_an_error(fields: dict[str, Any]) -> None:
+    try:
+        Circle(**fields).check_types()
+    except (ValueError, TypeError):
+        return
+    assert type(fields["epoch"]) is int
+    assert list(fields["sites"]) == sorted(set(fields["sites"]))
+    assert all(type(fields[name]) is str for name in ("run", "study", "analysis", "hide"))
 
 
 def test_the_digest_is_of_everything_and_the_question_of_what_is_asked() -> None:
@@ -224,6 +265,10 @@ def test_the_digest_is_of_everything_and_the_question_of_what_is_asked() -> None
         {"facts": Facts(227, {"age": 62.5})},
         {"facts": Facts(226, {"age": 62.6})},
         {"arguments": [np.zeros(3), 2.0]},
+        {"to": "padua", "receipt": "own"},
+        {"to": "turin", "receipt": "own"},
+        {"to": "turin", "receipt": "other"},
+        {"partial": True},
     ]
     changed = [replace(ASK, **change) for change in (*who, *what)]
     assert len({ASK.digest, *(a.digest for a in changed)}) == len(changed) + 1

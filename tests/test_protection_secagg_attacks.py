@@ -162,6 +162,28 @@ def test_a_part_is_added_once_only():
     np.testing.assert_array_equal(hall.coordinator.accumulated, part.words)
 
 
+def test_a_part_of_a_site_that_dealt_nothing_is_not_added():
+    hall = Hall(5)
+    keys = hall.advertise()
+    for site in hall.sites[:4]:
+        hall.setup.collect_shares(hall.at[site].share(keys))
+    part = hall.masked("site00")
+    undealt = dataclasses.replace(part, site="site04", checksum=checksum_of(part.words, part.binding, "site04"))
+    assert refusal(hall.coordinator.collect_masked, undealt) == "message-order"
+    assert not hall.coordinator.accumulated.any()
+
+
+def test_a_site_does_not_mask_among_too_few_that_dealt():
+    hall = Hall(5)
+    hall.share()
+    few = hall.sites[: hall.parameters.least_survivors - 1]
+    inbox = hall.inbox("site00")
+    boxes = {site: inbox.boxes[site] for site in few if site != "site00"}
+    lonely = dataclasses.replace(inbox, dealt=few, boxes=boxes)
+    assert refusal(hall.at["site00"].mask, hall.vectors["site00"], ASK, lonely) == "enough-survivors"
+    assert refusal(hall.setup.inbox_for, "site00", few) == "message-order"
+
+
 def test_a_site_masks_once_only():
     hall = Hall(3)
     hall.share()

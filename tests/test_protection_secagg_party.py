@@ -281,6 +281,17 @@ def test_a_sum_of_a_frozen_set_is_not_masked_or_unmasked_over_fewer():
     np.testing.assert_array_equal(whole.open(), town.total(FIVE))
 
 
+def test_what_was_unmasked_for_all_of_a_frozen_set_is_not_retried_over_fewer():
+    town = Town(5)
+    ask = Asking(FIVE, partial=False)
+    town.opened(ask, "slot 1")
+    fewer = Asking(FIVE[:4], partial=False, attempt=2)
+    session = town.begun(town.dealt("slot 2", away=["site04"]), fewer)
+    error = refused(town.mask, session, fewer, "site00")
+    assert error.rule == "one-opening-per-step"
+    assert error.evidence == {"first": ", ".join(FIVE), "second": ", ".join(FIVE[:4])}
+
+
 # Crashes (rules 1 and 5)
 
 

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from tests.support.secagg import Asking, Hall, Town, refusal, refused, seeded, small_regular, wired
+from unisono.errors import ProtocolError
+from unisono.federation.tree import pack, unpack
+from unisono.protection.secagg.aggregate import AggregatorSession
 from unisono.protection.secagg.graph import commitment, draw
 from unisono.protection.secagg.group import group_of
 from unisono.protection.secagg.keys import RunKeys, nonce_of
@@ -90,17 +93,42 @@ def test_a_site_most_of_whose_neighbours_dealt_nothing_does_not_mask(town: Town)
     )
 
 
-def test_a_coordinator_restored_after_a_crash_draws_nothing_again(town: Town):
-    ask = Asking(town.sites)
-    session = town.masked(ask, "slot 1", dropped=["site08"])
-    stored = session.state_tree()
-    again = type(session).restore(stored, town.roster)
-    assert again.setup.drawing.graph == town.drawing.graph
-    assert again.setup.drawing.seed == town.drawing.seed
-    town.unmask(again, ask)
-    np.testing.assert_array_equal(again.open(), town.total(town.sites[:8]))
+def test_a_coordinator_restored_after_a_crash_draws_nothing_again():
+    hall = Hall(33, hide="secagg+")
+    hall.mask(dropped=["site08"])
+    stored = unpack(pack(hall.coordinator.state_tree()))
+    again = AggregatorSession.restore(stored, hall.roster)
+    assert again.setup.drawing.graph == hall.setup.drawing.graph
+    assert again.setup.drawing.seed == hall.seed
+    hall._coordinator = again
+    hall.unmask()
+    np.testing.assert_array_equal(again.open(), hall.total(set(hall.sites) - {"site08"}))
     damaged = {**stored, "setup": {**stored["setup"], "seed": None}}
-    assert refusal(type(session).restore, damaged, town.roster) in {"stored-sum", "graph-nonces"}
+    assert refusal(AggregatorSession.restore, damaged, hall.roster) == "graph-nonces"
+    fewer = {**stored["setup"]["group"]["parameters"], "degree": 2}
+    damaged = {**stored, "setup": {**stored["setup"], "group": {**stored["setup"]["group"], "parameters": fewer}}}
+    assert refusal(AggregatorSession.restore, damaged, hall.roster) == "stored-sum"
+
+
+def test_a_forged_key_stops_every_neighbour_and_with_them_the_sum():
+    # A site checks the signatures of those it masks with; the others are checked by *their* neighbours. In the malicious
+    # setting fewer may be lost than a site has honest neighbours, so no sum can be made around a forged site.
+    town = Town(9, parameters=small_regular("malicious"))
+    town.dealt("slot 1")  # the graph is known
+    setup = town.advertised("slot 2")
+    victim = "site04"
+    forged = dataclasses.replace(setup.advertised[victim], mask_key=bytes([9] * 32))
+    items = tuple(forged if item.site == victim else item for item in setup.key_roster().advertised)
+    willing = []
+    for site in town.sites:
+        try:
+            town.party[site].share(KeyRoster("run 1", "slot 2", items))
+            willing.append(site)
+        except ProtocolError as error:
+            assert error.rule in {"own-keys", "signed-keys"}
+    assert town.drawing.graph is not None
+    assert set(willing) == set(town.sites) - {victim, *town.drawing.graph.neighbours(victim)}
+    assert len(willing) < town.group.parameters.least_survivors
 
 
 # The graph, the same everywhere and chosen by nobody (rule 8)

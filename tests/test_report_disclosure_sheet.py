@@ -11,6 +11,8 @@ from tests.support import lung
 from unisono.federation.journal import Journal
 from unisono.report import disclosure_sheet as sheet
 from unisono.report.participation import participation, sums_taken
+from unisono.report.run_record import _bytes
+from unisono.report.shown_sum import _shown
 
 
 def opened(journal: Journal, name: str, step: int, leaves: dict[str, tuple[str, list[int]]], **more: object) -> None:
@@ -128,3 +130,23 @@ def test_the_sheet_as_csv_has_every_leaf() -> None:
     lines = sheet.csv_text(rows).splitlines()
     assert lines[0].startswith("analysis,contribution,leaf,rule,shape,bytes,times")
     assert len(lines) == len(rows) + 1
+
+
+def test_the_bytes_of_a_model_update_are_those_that_travel(journal: Journal) -> None:
+    leaves = {"delta": ("update", [100]), "loss": ("moment", [])}
+    words = np.zeros(100 + 2 * 3, np.uint32)  # one word a parameter; three the loss, three the number of clipped values
+    opened(journal, "step", 3, leaves, words=words, encoding="fixed32")
+    rows = {r.leaf: r for r in sheet.actual(journal, lung.study(), "effect") if r.contribution == "cox.step"}
+    assert (rows["delta"].bytes, rows["loss"].bytes) == (400, 12)
+    body = [r.body for r in journal.all("opened") if r.step == 3]
+    assert _bytes(body).received == len(lung.SITES) * words.nbytes
+
+
+def test_a_sum_that_one_hospital_alone_reads_says_so_and_is_nobodys_to_show(journal: Journal) -> None:
+    opened(journal, "fitted", 3, {"patients": ("count", [5])}, words=np.zeros(0, np.uint64), to="turin")
+    (row,) = [r for r in sheet.actual(journal, lung.study(), "effect") if r.contribution == "cox.fitted"]
+    assert row.protection.endswith("and turin alone reads it")
+    assert (row.bytes, row.times) == (40, 1)
+    body = [r.body for r in journal.all("opened") if r.step == 3]
+    assert (_bytes(body).opened, _bytes(body).received) == (0, 40 * len(lung.SITES))
+    assert _shown(journal.all("opened")[-1], {0}, {"cox.fitted": ("patients",)}) is None

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from unisono.report.comparison import Comparison
 from unisono.report.disclosure_sheet import planned
 from unisono.report.files import write
 from unisono.report.load import load
+from unisono.report.officer import officer
 from unisono.report.run_record import RunRecord
 from unisono.study.load import load as load_study
 
@@ -312,9 +314,35 @@ def test_the_officer_finds_who_took_part_and_what_left(page: str) -> None:
     assert "effect: leiden lost the link before the masked part for “derivatives” was in" in text
     assert "↻●" in text
     assert "◆" in text
-    assert "3 hospitals must answer before a sum opens" in text
+    for fact in (
+        "a semi-honest coordinator and 1 colluding hospital",
+        "complete graph: every hospital with every other",
+        "3 hospitals must answer before a sum opens",
+        "Must stay 3 hospitals; with fewer no sum is opened",
+        "May be lost after masking 1 hospital",
+        "4 sites, 1 colluder: 3 must stay; 1 drop-out after masking is tolerated.",
+    ):
+        assert fact in text, fact
     assert "log_likelihood" in text
     assert "unisono verify" in text
+
+
+def test_the_officer_is_told_of_a_random_graph_and_a_coordinator_that_may_lie(completed: Run) -> None:
+    loaded = load(completed.out)
+    protection = {"hide": "secagg+", "threat": "malicious", "colluding": 1}
+    asked = reported.study(protection=protection)
+    forty = [f"h{k:02d}" for k in range(40)]
+    analyses = tuple(
+        replace(a, record=None if a.record is None else a.record.model_copy(update={"sites": forty}))
+        for a in loaded.analyses
+    )
+    facts = {f.label: f.value for f in officer(replace(loaded, study=asked, analyses=analyses)).facts}
+    assert facts["Hidden by"] == "secure aggregation (secagg+)"
+    assert facts["Against"] == "a malicious coordinator and 1 colluding hospital"
+    assert facts["Who masks with whom"] == "10-regular graph: drawn at random from what every hospital put in"
+    assert facts["Threshold"] == "6 of each hospital's neighbours must answer before a sum opens"
+    assert facts["Must stay"] == "32 hospitals; with fewer no sum is opened"
+    assert facts["May be lost after masking"] == "4 hospitals"
 
 
 def test_one_sum_is_shown_as_bytes_beside_what_it_opened_to(completed: Run, page: str) -> None:

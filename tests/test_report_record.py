@@ -77,13 +77,29 @@ def test_numbers_that_are_not_finite_are_null() -> None:
 def test_protection_is_stated_with_threshold_and_tolerated_drop_outs() -> None:
     found = protection_of(lung.study(), 4)
     assert (found.threshold, found.tolerated_drop_outs, found.sites, found.colluding) == (3, 1, 4, 1)
+    assert (found.hide, found.threat, found.graph, found.must_stay) == ("secagg", "semi-honest", "complete graph", 3)
     assert found.sentence == "4 sites, 1 colluder: 3 must stay; 1 drop-out after masking is tolerated."
+
+
+def test_result_json_names_graph_threshold_threat_and_who_must_stay(tmp_path: Path) -> None:
+    asked = lung.study(protection={"hide": "secagg+", "threat": "malicious", "colluding": 1})
+    path = record(protection=protection_of(asked, 40)).write(tmp_path)
+    found = json.loads(path.read_text("utf-8"))["protection"]
+    assert {k: v for k, v in found.items() if k != "sentence"} == {
+        "hide": "secagg+",
+        "threat": "malicious",
+        "colluding": 1,
+        "sites": 40,
+        "graph": "10-regular graph",
+        "threshold": 6,
+        "must_stay": 32,
+        "tolerated_drop_outs": 4,
+    }
 
 
 def test_without_protection_the_sentence_says_that_nothing_is_hidden() -> None:
     found = protection_of(lung.study(protection=Protection(hide="none").model_dump()), 4)
-    assert found.threshold is None
-    assert found.tolerated_drop_outs is None
+    assert (found.graph, found.threshold, found.must_stay, found.tolerated_drop_outs) == (None, None, None, None)
     assert "Nothing hides" in found.sentence
 
 

@@ -44,6 +44,7 @@ def test_the_answer_panel_has_headline_table_notes_and_who_answered(completed: R
     assert "< 0.001" in text
     assert "4 hospitals, 226 patients" in text
     assert "- Each hospital has its own baseline hazard" in text
+    assert "Hidden by secagg, against a semi-honest coordinator. 4 sites, 1 colluder: 3 must stay" in text
 
 
 def test_the_answer_panel_names_the_hospitals_that_left(completed: Run) -> None:

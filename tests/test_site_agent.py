@@ -23,10 +23,11 @@ from unisono.errors import (
     StorageError,
     UnisonoError,
 )
+from unisono.federation.ask import Ask
 from unisono.federation.contribution import Facts
-from unisono.federation.exchange import Advertise, Close, LinkLost, Mask, Plain, Share, Tell
+from unisono.federation.exchange import Advertise, Close, Mask, NewSlot, Plain, Share, SlotLost, Tell
 from unisono.protection.encoding import exact
-from unisono.protection.secagg.messages import Unmask
+from unisono.protection.secagg.messages import KeyRoster, Unmask
 from unisono.site.policy import Policy
 
 ME = "turin"
@@ -51,6 +52,15 @@ def open_bench(tmp_path: Path) -> Iterator[Bench]:
     made.close()
 
 
+def keys_for(ask: Ask) -> Advertise:
+    """Keys are wanted for sums among the sites of an ask."""
+    return Advertise(ask.circle, NewSlot("a-slot", ask.to))
+
+
+def without_leiden(request: Unmask) -> Unmask:
+    return replace(request, survivors=("madrid", "padua", "turin"))
+
+
 # -- one opening, one question ----------------------------------------------------------------------------------------
 
 
@@ -61,7 +71,10 @@ def test_an_honest_coordinator_opens_exactly_the_sum(bench: Bench) -> None:
 
 def test_a_closed_step_is_not_asked_again(bench: Bench) -> None:
     bench.opened(bench.totals())
-    refused(bench, ME, Advertise(bench.totals(attempt=2)), ProtocolError, "one-opening-per-step")
+    refused(bench, ME, bench.bare(bench.totals(attempt=2)), ProtocolError, "one-opening-per-step")
+    with pytest.raises(ProtocolError) as raised:  # also where keys are made first, as for an honest ask
+        bench.masked(bench.totals(attempt=3))
+    assert raised.value.rule == "one-opening-per-step"
 
 
 def test_a_closed_step_is_not_unmasked_again(bench: Bench) -> None:
@@ -74,29 +87,38 @@ def test_a_closed_step_is_not_unmasked_again(bench: Bench) -> None:
 def test_a_step_is_not_asked_with_another_question(bench: Bench) -> None:
     bench.masked(bench.gradient())
     other = bench.gradient(beta=(0.1, 0.2, -0.2), attempt=2)
-    refused(bench, ME, Advertise(other), ProtocolError, "one-question-per-step")
+    refused(bench, ME, bench.bare(other), ProtocolError, "one-question-per-step")
     bench.opened(bench.gradient(attempt=3))
-    refused(bench, ME, Advertise(replace(other, attempt=4)), ProtocolError, "one-question-per-step")
+    refused(bench, ME, bench.bare(replace(other, attempt=4)), ProtocolError, "one-question-per-step")
+    first, second = audit(bench.sites[ME])[-1]["evidence"].values()
+    assert {first, second} == {bench.gradient().question, other.question}
 
 
 def test_a_step_is_not_retried_without_one_site(bench: Bench) -> None:
     bench.masked(bench.totals())
     fewer = bench.totals(attempt=2, sites=tuple(s for s in bench.names if s != "leiden"))
-    refused(bench, ME, Advertise(fewer), PermitError, "frozen-sites")
+    refused(bench, ME, bench.bare(fewer), PermitError, "frozen-sites")
+    refused(bench, ME, keys_for(fewer), PermitError, "frozen-sites")
 
 
 def test_a_step_is_not_retried_without_one_site_in_a_study_that_may_go_on_without_it(tmp_path: Path) -> None:
     bench = Bench(tmp_path, engine.study("odds", participation={"on_dropout": "continue"}))
     bench.masked(bench.totals())
     without = tuple(s for s in bench.names if s != "leiden")
-    refused(bench, ME, Advertise(bench.totals(attempt=2, sites=without)), ProtocolError, "frozen-sites")
+    refused(bench, ME, bench.bare(bench.totals(attempt=2, sites=without)), ProtocolError, "frozen-sites")
+    refused(bench, ME, keys_for(bench.totals(sites=without)), ProtocolError, "frozen-sites")
     # Begun anew, and then there is no way back to those who left, nor to another set.
     fewer = bench.totals(epoch=1, sites=without)
     assert (bench.opened(fewer) == bench.true_sum(fewer)).all()
-    refused(bench, ME, Advertise(bench.totals(attempt=3)), ProtocolError, "frozen-sites")
-    refused(bench, ME, Advertise(bench.totals(epoch=2)), ProtocolError, "frozen-sites")
     others = tuple(s for s in bench.names if s != "padua")
-    refused(bench, ME, Advertise(bench.totals(epoch=2, sites=others)), ProtocolError, "frozen-sites")
+    for back in (
+        bench.totals(attempt=3),
+        bench.totals(epoch=2),
+        bench.totals(epoch=2, sites=without),
+        bench.totals(epoch=2, sites=others),
+    ):
+        refused(bench, ME, bench.bare(back), ProtocolError, "frozen-sites")
+        refused(bench, ME, keys_for(back), ProtocolError, "frozen-sites")
     # Nor in a run of its own: two sets that leave in turns would show both.
     again = bench.totals(run="run-2", epoch=1, sites=others)
     with pytest.raises(DisclosureRefusal) as twin:
@@ -110,8 +132,11 @@ def test_a_step_is_unmasked_for_one_set_of_survivors(bench: Bench) -> None:
     session = bench.masked(ask)
     request = session.unmask_request()
     given = bench.send(ME, bench.reveal(ask, request))
-    fewer = Unmask(ask.run, ask.slot, ask.digest, ("madrid", "padua", "turin"))
-    refused(bench, ME, bench.reveal(ask, fewer), ProtocolError, "one-opening-per-step")
+    refused(bench, ME, bench.reveal(ask, without_leiden(request)), ProtocolError, "one-opening-per-step")
+    assert audit(bench.sites[ME])[-1]["evidence"] == {
+        "first": "leiden, madrid, padua, turin",
+        "second": "madrid, padua, turin",
+    }
     assert bench.send(ME, bench.reveal(ask, request)) == given  # what was given once is repeated
     assert (bench.opened(ask, session) == bench.true_sum(ask)).all()
 
@@ -121,8 +146,7 @@ def test_the_one_set_of_survivors_is_remembered_over_a_restart_and_the_shares_to
     request = bench.masked(ask).unmask_request()
     given = bench.send(ME, bench.reveal(ask, request))
     bench.start(ME)
-    fewer = Unmask(ask.run, ask.slot, ask.digest, ("madrid", "padua", "turin"))
-    refused(bench, ME, bench.reveal(ask, fewer), ProtocolError, "one-opening-per-step")
+    refused(bench, ME, bench.reveal(ask, without_leiden(request)), ProtocolError, "one-opening-per-step")
     assert bench.send(ME, bench.reveal(ask, request)) == given
 
 
@@ -131,17 +155,26 @@ def test_a_survivor_is_not_listed_as_dropped_in_a_later_attempt(bench: Bench) ->
     bench.send(ME, bench.reveal(first, bench.masked(first).unmask_request()))
     second = bench.totals(attempt=2)
     session = bench.masked(second)
-    fewer = Unmask(second.run, second.slot, second.digest, ("madrid", "padua", "turin"))
+    fewer = without_leiden(session.unmask_request())
     refused(bench, ME, bench.reveal(second, fewer), ProtocolError, "one-opening-per-step")
     assert (bench.opened(second, session) == bench.true_sum(second)).all()
 
 
-def test_a_step_unmasked_for_fewer_sites_joins_no_other_attempt(bench: Bench) -> None:
+def test_a_statistic_is_not_unmasked_for_fewer_than_all_its_sites(bench: Bench) -> None:
     ask = bench.totals()
-    bench.masked(ask)
-    fewer = Unmask(ask.run, ask.slot, ask.digest, ("madrid", "padua", "turin"))
-    bench.send(ME, bench.reveal(ask, fewer))
-    refused(bench, ME, Advertise(bench.totals(attempt=2)), ProtocolError, "one-opening-per-step")
+    session = bench.masked(ask)
+    fewer = without_leiden(session.unmask_request())
+    error = refused(bench, ME, bench.reveal(ask, fewer), ProtocolError, "frozen-sites")
+    assert "leiden" in error.what
+    assert (bench.opened(ask, session) == bench.true_sum(ask)).all()  # the refusal used nothing up
+
+
+def test_a_statistic_is_not_masked_among_fewer_than_all_its_sites(bench: Bench) -> None:
+    ask = bench.totals()
+    setup = bench.setup(ask)
+    inbox = setup.inbox_for(ME, [s for s in bench.names if s != "leiden"])
+    refused(bench, ME, Mask(ask, setup.slot, inbox), ProtocolError, "frozen-sites")
+    assert bench.sites[ME].state.step(ask.key) is None
 
 
 def test_one_step_is_not_unmasked_in_the_name_of_another(bench: Bench) -> None:
@@ -154,20 +187,15 @@ def test_one_step_is_not_unmasked_in_the_name_of_another(bench: Bench) -> None:
 
 def test_too_few_survivors_are_not_unmasked(bench: Bench) -> None:
     ask = bench.totals()
-    bench.masked(ask)
-    two = Unmask(ask.run, ask.slot, ask.digest, ("padua", "turin"))
-    refused(bench, ME, bench.reveal(ask, two), ProtocolError, "enough-survivors")
-
-
-def test_a_slot_is_opened_once(bench: Bench) -> None:
-    bench.send(ME, Advertise(bench.totals()))
-    refused(bench, ME, Advertise(bench.totals()), ProtocolError, "one-vector-per-slot")
+    request = replace(bench.masked(ask).unmask_request(), survivors=("padua", "turin"))
+    refused(bench, ME, bench.reveal(ask, request), ProtocolError, "frozen-sites")
 
 
 def test_one_vector_is_masked_in_a_slot(bench: Bench) -> None:
     ask = bench.totals()
-    session = bench.masked(ask)
-    refused(bench, ME, Mask(ask.slot, session.inbox_for(ME)), ProtocolError, "message-order")
+    setup = bench.masked(ask).setup
+    refused(bench, ME, bench.question(ask, setup, ME), ProtocolError, "message-order")
+    refused(bench, ME, bench.question(bench.gradient(), setup, ME), ProtocolError, "message-order")
 
 
 def test_two_runs_with_the_same_step_numbers_do_not_meet(bench: Bench) -> None:
@@ -191,11 +219,11 @@ def test_a_restarted_site_counts_as_dropped_for_the_attempt(bench: Bench) -> Non
     session = bench.masked(ask)
     bench.start(ME)
     for message in (
-        Share(ask.slot, session.key_roster()),
-        Mask(ask.slot, session.inbox_for(ME)),
+        Share(ask.circle, session.setup.key_roster()),
+        bench.question(ask, session.setup, ME),
         bench.reveal(ask, session.unmask_request()),
     ):
-        with pytest.raises(LinkLost):
+        with pytest.raises(SlotLost):
             bench.send(ME, message)
     again = bench.totals(attempt=2)
     assert (bench.opened(again) == bench.true_sum(again)).all()
@@ -203,7 +231,7 @@ def test_a_restarted_site_counts_as_dropped_for_the_attempt(bench: Bench) -> Non
 
 def test_a_step_that_was_never_asked_is_not_unmasked(bench: Bench) -> None:
     ask = bench.totals()
-    request = Unmask(ask.run, ask.slot, ask.digest, bench.names)
+    request = Unmask(ask.run, "slot", ask.digest, "binding", bench.names, {})
     refused(bench, ME, bench.reveal(ask, request), ProtocolError, "unknown-step")
 
 
@@ -217,7 +245,7 @@ def test_what_the_study_hides_is_not_given_in_the_clear(bench: Bench) -> None:
 
 def test_a_sum_is_not_asked_for_in_the_name_of_a_tell(bench: Bench) -> None:
     extreme = bench.gradient(beta=(0.0, 1e9, 0.0), operation="tell")
-    refused(bench, ME, Advertise(extreme), ProtocolError, "message-operation")
+    refused(bench, ME, bench.bare(extreme), ProtocolError, "message-operation")
     refused(bench, ME, Plain(extreme), ProtocolError, "message-operation")
     refused(bench, ME, Tell(extreme), ProtocolError, "message-operation")
     refused(bench, ME, Tell(bench.totals()), ProtocolError, "message-operation")
@@ -237,13 +265,14 @@ def test_a_tell_writes_no_file_outside_the_sites_folder(bench: Bench) -> None:
 def test_another_sites_keys_under_this_roster_are_not_taken(bench: Bench, tmp_path: Path) -> None:
     other = Bench(tmp_path / "strangers")
     ask = bench.totals()
-    session = other.session(ask)
-    for site in bench.names:
-        if site != "leiden":
-            session._advertised[site] = bench.send(site, Advertise(ask))
-    session._advertised["leiden"] = other.send("leiden", Advertise(ask))  # the coordinator's own `leiden`
-    error = bench.refusal(ME, Share(ask.slot, session.key_roster()))
-    assert (type(error), error.rule) == (ProtocolError, "pinned-roster")
+    slot = NewSlot("slot")
+    at = {site: other if site == "leiden" else bench for site in bench.names}  # the coordinator's own `leiden`
+    theirs = replace(ask, run=other.run)
+    keys = tuple(at[s].send(s, Advertise((theirs if s == "leiden" else ask).circle, slot)) for s in bench.names)
+    refused(bench, ME, Share(ask.circle, KeyRoster(ask.run, slot.name, keys)), ProtocolError, "other-slot")
+    keys = tuple(at[s].send(s, Advertise(ask.circle, slot)) for s in bench.names)
+    error = refused(bench, ME, Share(ask.circle, KeyRoster(ask.run, slot.name, keys)), ProtocolError, "pinned-roster")
+    assert "leiden" in error.what
     other.close()
 
 
@@ -325,7 +354,8 @@ def test_what_is_given_in_the_clear_is_the_encoded_part_and_is_repeated(open_ben
     assert (first == again).all()
     open_bench.send(ME, Close(ask.key))
     refused(open_bench, ME, Plain(replace(ask, attempt=3)), ProtocolError, "one-opening-per-step")
-    refused(open_bench, ME, Advertise(open_bench.totals()), ProtocolError, "study-protection")
+    refused(open_bench, ME, open_bench.bare(open_bench.totals()), ProtocolError, "study-protection")
+    refused(open_bench, ME, keys_for(open_bench.totals()), ProtocolError, "study-protection")
 
 
 # -- the audit log ----------------------------------------------------------------------------------------------------
@@ -333,7 +363,7 @@ def test_what_is_given_in_the_clear_is_the_encoded_part_and_is_repeated(open_ben
 
 def test_the_audit_log_tells_what_was_asked_answered_and_refused_without_a_value(bench: Bench) -> None:
     bench.opened(bench.totals())
-    refused(bench, ME, Advertise(bench.gradient(beta=(7e5, 0.0, 0.0))), PermitError, "argument-limits")
+    refused(bench, ME, bench.bare(bench.gradient(beta=(7e5, 0.0, 0.0))), PermitError, "argument-limits")
     site = bench.sites[ME]
     events = audit(site)
     assert [e["event"] for e in events] == ["admitted", "answered", "refused"]
@@ -348,7 +378,7 @@ def test_the_audit_log_tells_what_was_asked_answered_and_refused_without_a_value
 
 def test_a_changed_or_removed_line_of_the_audit_log_is_seen(bench: Bench) -> None:
     bench.opened(bench.totals())
-    bench.refusal(ME, Advertise(bench.totals(attempt=2)))
+    bench.refusal(ME, bench.bare(bench.totals(attempt=2)))
     path = bench.sites[ME].home / "audit.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     for changed in (
@@ -400,4 +430,4 @@ def test_a_site_whose_memory_was_emptied_says_so_and_does_not_begin_anew(bench: 
         assert raised.value.rule == "journal-integrity", damage[:20]
     path.write_bytes(kept)
     bench.start(ME)
-    refused(bench, ME, Advertise(bench.totals(attempt=2)), ProtocolError, "one-opening-per-step")
+    refused(bench, ME, bench.bare(bench.totals(attempt=2)), ProtocolError, "one-opening-per-step")

@@ -17,7 +17,7 @@ from tests.support.bench import Bench, refused
 from tests.support.engine import estimates, run, study
 from unisono.errors import PermitError, PolicyRefusal, ProtocolError, StorageError, UnisonoError
 from unisono.federation.contribution import Facts
-from unisono.federation.exchange import Advertise, LinkLost, Mask
+from unisono.federation.exchange import Advertise, NewSlot, Share, SlotLost
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.site.agent import Site
 from unisono.site.data.snapshot import freeze
@@ -156,6 +156,7 @@ def test_a_site_takes_up_no_study_under_a_permit_that_is_not_its_own_for_it(home
         ({}, {"protection": {"hide": "none"}}, "least-protection"),
         ({"min_sites": 4}, {}, "min_sites"),
         ({"methods": frozenset({"describe"})}, {}, "allowed-methods"),
+        ({"threat": "malicious"}, {}, "least-protection"),
     ],
 )
 def test_a_study_below_a_sites_policy_does_not_begin(
@@ -199,7 +200,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_an_extreme_argument_is_refused(bench: Bench, beta: Any, why: str) -> None:
-    error = refused(bench, ME, Advertise(bench.gradient(beta=beta)), PermitError, "argument-limits")
+    error = refused(bench, ME, bench.bare(bench.gradient(beta=beta)), PermitError, "argument-limits")
     assert why in error.what
 
 
@@ -208,42 +209,43 @@ def test_an_extreme_argument_is_refused(bench: Bench, beta: Any, why: str) -> No
     [[], [np.zeros(3)], [np.zeros(3), 0.0, 0.0], ["beta", 0.0], [[0.0, 0.0, 0.0], 0.0], [np.zeros((3, 1)), 0.0]],
 )
 def test_arguments_that_do_not_fit_are_refused(bench: Bench, arguments: list[Any]) -> None:
-    refused(bench, ME, Advertise(replace(bench.gradient(), arguments=arguments)), PermitError, "argument-limits")
+    refused(bench, ME, bench.bare(replace(bench.gradient(), arguments=arguments)), PermitError, "argument-limits")
 
 
 def test_a_permit_may_tighten_a_methods_limits(tmp_path: Path) -> None:
     bench = Bench(tmp_path, alter=lambda permit: permit.model_copy(update={"argument_limits": {"beta": 0.5}}))
-    refused(bench, ME, Advertise(bench.gradient(beta=(0.1, 0.6, 0.0))), PermitError, "argument-limits")
-    bench.send(ME, Advertise(bench.gradient(beta=(0.1, 0.4, 0.0))))
+    refused(bench, ME, bench.bare(bench.gradient(beta=(0.1, 0.6, 0.0))), PermitError, "argument-limits")
+    bench.masked(bench.gradient(beta=(0.1, 0.4, 0.0)))
     bench.close()
 
 
 @pytest.mark.parametrize("facts", [Facts(-5), Facts(2**60), Facts(226, {"age": 50.0}), Facts(226, {"nobody": 0.0})])
 def test_facts_that_could_not_have_been_opened_are_refused(bench: Bench, facts: Facts) -> None:
-    error = bench.refusal(ME, Advertise(bench.totals(facts=facts)))
+    error = bench.refusal(ME, bench.bare(bench.totals(facts=facts)))
     assert error.rule in ("argument-limits", "ask-format")
 
 
 def test_a_value_that_fills_gaps_stays_within_its_variables_bounds(tmp_path: Path) -> None:
     bench = Bench(tmp_path, engine.study("odds", cohort={"missing": {"age": "mean"}}))
-    refused(bench, ME, Advertise(bench.totals(facts=Facts(226, {"age": 1e9}))), PermitError, "argument-limits")
-    bench.send(ME, Advertise(bench.totals(facts=Facts(226, {"age": 62.0}))))
+    refused(bench, ME, bench.bare(bench.totals(facts=Facts(226, {"age": 1e9}))), PermitError, "argument-limits")
+    bench.masked(bench.totals(facts=Facts(226, {"age": 62.0})))
     bench.close()
 
 
 def test_more_steps_than_the_permit_allows_are_refused(bench: Bench) -> None:
     bench.masked(bench.totals())
     again = bench.totals(step=2)
-    refused(bench, ME, Advertise(again), PermitError, "permit-steps")
-    bench.send(ME, Advertise(bench.totals(attempt=2)))  # a retry is no other step
+    refused(bench, ME, bench.bare(again), PermitError, "permit-steps")
+    bench.masked(bench.totals(attempt=2))  # a retry is no other step
 
 
 def test_more_beginnings_than_the_permit_allows_are_refused(tmp_path: Path) -> None:
     bench = Bench(tmp_path, alter=lambda permit: permit.model_copy(update={"runs": 2}))
     for name in ("a", "b"):
         bench.masked(bench.totals(run=name))
-    refused(bench, ME, Advertise(bench.totals(run="c")), PermitError, "permit-runs")
-    bench.send(ME, Advertise(bench.gradient(run="b")))
+    refused(bench, ME, bench.bare(bench.totals(run="c")), PermitError, "permit-runs")
+    refused(bench, ME, Advertise(bench.totals(run="c").circle, NewSlot("slot")), PermitError, "permit-runs")
+    bench.masked(bench.gradient(run="b"))
     bench.close()
 
 
@@ -262,7 +264,15 @@ def test_more_beginnings_than_the_permit_allows_are_refused(tmp_path: Path) -> N
         ({"sites": ("padua", "turin")}, PolicyRefusal, "min_sites"),
         ({"hide": "none"}, PolicyRefusal, "least-protection"),
         ({"hide": "ckks"}, ProtocolError, "study-protection"),
-        ({"encoding": "fixed32"}, ProtocolError, "study-protection"),
+        ({"encoding": "fixed32"}, ProtocolError, "encoding"),
+        ({"encoding": "fixed32", "partial": True}, ProtocolError, "encoding"),
+        ({"encoding": "other"}, ProtocolError, "encoding"),
+        ({"partial": True}, ProtocolError, "encoding"),
+        ({"to": "padua", "receipt": "totals"}, ProtocolError, "message-operation"),
+        ({"to": "padua", "receipt": "prepare"}, ProtocolError, "message-operation"),
+        ({"to": "padua"}, ProtocolError, "ask-format"),
+        ({"to": "nowhere", "receipt": "totals"}, ProtocolError, "ask-format"),
+        ({"partial": 1}, ProtocolError, "ask-format"),
         ({"operation": "collect"}, PolicyRefusal, "allowed-operations"),
         ({"operation": "align"}, PolicyRefusal, "allowed-operations"),
         ({"operation": "give"}, ProtocolError, "ask-format"),
@@ -274,13 +284,13 @@ def test_more_beginnings_than_the_permit_allows_are_refused(tmp_path: Path) -> N
 def test_an_ask_that_the_permit_or_the_policy_does_not_cover_is_refused(
     bench: Bench, changes: dict[str, Any], kind: type[UnisonoError], rule: str
 ) -> None:
-    refused(bench, ME, Advertise(bench.totals(**changes)), kind, rule)
+    refused(bench, ME, bench.bare(bench.totals(**changes)), kind, rule)
 
 
 def test_the_clock_ends_a_permit(bench: Bench) -> None:
     bench.masked(bench.totals())
     bench.later(days=91)
-    refused(bench, ME, Advertise(bench.gradient()), PermitError, "permit-expired")
+    refused(bench, ME, bench.bare(bench.gradient()), PermitError, "permit-expired")
 
 
 def test_nothing_is_answered_after_a_study_was_withdrawn(bench: Bench) -> None:
@@ -289,9 +299,11 @@ def test_nothing_is_answered_after_a_study_was_withdrawn(bench: Bench) -> None:
     request = session.unmask_request()
     bench.sites[ME].withdraw(bench.study.digest())
     refused(bench, ME, bench.reveal(ask, request), PermitError, "permit-study")
-    refused(bench, ME, Advertise(bench.gradient()), PermitError, "permit-study")
-    with pytest.raises(LinkLost):
-        bench.send(ME, Mask(ask.slot, session.inbox_for(ME)))
+    refused(bench, ME, bench.bare(bench.gradient()), PermitError, "permit-study")
+    refused(bench, ME, bench.question(ask, session.setup, ME), PermitError, "permit-study")
+    refused(bench, ME, Advertise(ask.circle, NewSlot("slot")), PermitError, "permit-study")
+    with pytest.raises(SlotLost):
+        bench.send(ME, Share(ask.circle, session.setup.key_roster()))
 
 
 def test_a_study_that_would_release_smaller_cells_than_the_policy_allows_is_refused() -> None:

@@ -214,7 +214,7 @@ BAD: list[tuple[tuple[Any, ...], Any, tuple[Any, ...], str, str]] = [
     (("analyses", "curves", "grid"), {"step": 1, "unit": "kg"}, ("analyses", "curves", "grid", "unit"), "grid-unit", "'mo'"),
     (("protection", "hide"), "ckks", ("protection", "hide"), "available-protection", "secagg"),
     (("protection", "hide"), "secag", ("protection", "hide"), "choices", "'secagg'"),
-    (("protection", "threat"), "malicious", ("protection", "threat"), "available-protection", "semi-honest"),
+    (("protection",), {"hide": "none", "threat": "malicious"}, ("protection", "threat"), "available-protection", "secagg"),
     (("protection", "colluding"), -1, ("protection", "colluding"), "limits", "at least 0"),
     (("protection", "colluding"), 1.5, ("protection", "colluding"), "types", "whole"),
     (("release", "min_sites"), 2, ("release", "min_sites"), "least-sites", "min_sites: 3"),

@@ -109,3 +109,11 @@ class MissingExtra(UnisonoError):
 
 class StorageError(UnisonoError):
     """A file or database could not be written or read: disk full, no permission."""
+
+
+class NetworkError(UnisonoError):
+    """Two institutions cannot talk, or must not: an address, a certificate, a version, a message that is not as it should be."""
+
+
+class EnrolmentError(UnisonoError):
+    """An institution cannot join: its token, its request, its name or its identity is not as it should be."""

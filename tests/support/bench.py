@@ -18,10 +18,12 @@ from unisono.federation.ask import Ask, leaves_of
 from unisono.federation.contribution import Facts
 from unisono.federation.exchange import Advertise, Agree, Close, Mask, Message, NewSlot, Reveal, Share
 from unisono.protection.encoding import exact
-from unisono.protection.encoding.exact import Words
+from unisono.protection.encoding.codec import codec
+from unisono.protection.leaves import Leaf
+from unisono.protection.prg import Words
 from unisono.protection.secagg.aggregate import AggregatorSession
 from unisono.protection.secagg.group import Group, group_of
-from unisono.protection.secagg.messages import Unmask
+from unisono.protection.secagg.messages import SealedInbox, Unmask
 from unisono.protection.secagg.parameters import derive
 from unisono.protection.secagg.roster import Roster
 from unisono.protection.secagg.setup import Drawing, SlotSetup
@@ -38,9 +40,10 @@ ODDS = "odds"
 
 
 class Bench:
-    """Sites by name, each with its folder, over a study whose analysis is the logistic model `ODDS`.
+    """Sites by name, each with its folder, over a study whose analysis is the logistic model `ODDS` (or the study given).
 
-    policy: every site's. alter: changes the permit before a site signs it. frames: the patients of each site.
+    policy: every site's. alter: changes the permit before a site signs it. frames: the patients of each site. started:
+    the sites that are there at all (every one); the others are names in the roster.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Bench:
         policy: Policy | None = None,
         alter: Callable[[Permit], Permit] = lambda permit: permit,
         frames: Mapping[str, Any] | None = None,
+        started: Sequence[str] | None = None,
     ) -> None:
         self.study = study or engine.study(ODDS)
         self.policy = policy or Policy()
@@ -64,7 +68,7 @@ class Bench:
         self.roster = Roster({name: home.identity().public for name, home in self.homes.items()})
         self.sites: dict[str, Site] = {}
         self.patients = sum(len(frame) for frame in self.frames.values())
-        for name in self.names:
+        for name in started or self.names:
             self.start(name)
 
     def start(self, name: str) -> Site:
@@ -72,12 +76,14 @@ class Bench:
         if name in self.sites:
             self.sites[name].close()
         home = self.homes[name]
-        site = Site(name, home.path, home.identity(), self.policy, clock=lambda: self.now)
-        self.sites[name] = site
-        permit = self.alter(propose(self.study, self.roster, name, self.now)).signed(home.identity())
-        snapshot = freeze(self.frames[name], None, self.study, name)
-        site.admit(self.study, permit, self.roster, LocalWorker(self.study, snapshot, home.secret()))
-        return site
+        self.sites[name] = Site(name, home.path, home.identity(), self.policy, clock=lambda: self.now)
+        self.admit(name, self.roster)
+        return self.sites[name]
+
+    def admit(self, name: str, roster: Roster) -> None:
+        """A site takes up the study, under a permit that pins this roster."""
+        permit = self.alter(propose(self.study, roster, name, self.now)).signed(self.homes[name].identity())
+        self.sites[name].admit(self.study, permit, roster, self.worker(name))
 
     def close(self) -> None:
         for site in self.sites.values():
@@ -134,23 +140,38 @@ class Bench:
         parameters = derive(n, rules.colluding, self.study.release.min_sites, hide=rules.hide, threat=rules.threat)
         return group_of(ask.run, ask.epoch, ask.sites, self.roster, parameters)
 
+    def new_setup(self, ask: Ask) -> SlotSetup:
+        """A fresh slot for an ask's circle, at the coordinator."""
+        return SlotSetup(Drawing(self.group(ask)), f"{ask.analysis}/{ask.epoch}/{secrets.token_hex(8)}", ask.to)
+
+    def advertised(self, ask: Ask) -> SlotSetup:
+        """A fresh slot, with keys of every site."""
+        setup = self.new_setup(ask)
+        for site in ask.sites:
+            setup.collect_advertise(self.send(site, Advertise(ask.circle, NewSlot(setup.slot, ask.to))))
+        return setup
+
     def setup(self, ask: Ask) -> SlotSetup:
         """A fresh slot, with keys and shares of every site."""
-        setup = SlotSetup(Drawing(self.group(ask)), f"{ask.analysis}/{ask.epoch}/{secrets.token_hex(8)}", ask.to)
-        slot = NewSlot(setup.slot, ask.to)
-        for site in ask.sites:
-            setup.collect_advertise(self.send(site, Advertise(ask.circle, slot)))
+        setup = self.advertised(ask)
         keys = setup.key_roster()
         for site in ask.sites:
             setup.collect_shares(self.send(site, Share(ask.circle, keys)))
         return setup
 
-    def length(self, ask: Ask) -> int:
+    def leaves(self, ask: Ask) -> dict[str, Leaf]:
         bound = getattr(method_of(self.study, ask), ask.contribution)
-        return exact.length(leaves_of(ask.operation, bound, ask.facts, tuple(ask.arguments)))
+        return leaves_of(ask.operation, bound, ask.facts, tuple(ask.arguments))
+
+    def length(self, ask: Ask) -> int:
+        return codec(ask.encoding).length(self.leaves(ask))
 
     def question(self, ask: Ask, setup: SlotSetup, site: str) -> Mask:
         return Mask(ask, setup.slot, setup.inbox_for(site))
+
+    def bare(self, ask: Ask, site: str = "turin") -> Mask:
+        """A question for which no keys were made: what is asked is checked before they are looked for."""
+        return Mask(ask, "no-slot", SealedInbox(site, ask.run, "no-slot", ask.sites, {}))
 
     def masked(self, asks: Mapping[str, Ask] | Ask) -> AggregatorSession:
         """Messages A to C, every site asked what `asks` says; collected by a coordinator who asked what the first was."""
@@ -158,10 +179,14 @@ class Bench:
             asks = dict.fromkeys(asks.sites, asks)
         first = next(iter(asks.values()))
         setup = self.setup(first)
-        session = AggregatorSession(setup, first.digest, self.length(first))
+        session = self.session(setup, first)
         for site, ask in asks.items():
             session.collect_masked(self.send(site, self.question(ask, setup, site)).part)
         return session
+
+    def session(self, setup: SlotSetup, ask: Ask) -> AggregatorSession:
+        """The coordinator's half of one sum in a slot that is set up."""
+        return AggregatorSession(setup, ask.digest, self.length(ask), codec(ask.encoding).dtype)
 
     def reveal(self, ask: Ask, request: Unmask) -> Reveal:
         return Reveal(ask.key, request)
@@ -178,7 +203,7 @@ class Bench:
         """The sum, opened as an honest coordinator opens it."""
         session = session or self.masked(ask)
         request = self.agreed(ask, session)
-        for site in ask.sites:
+        for site in session.survivors:
             session.collect_unmask(self.send(site, self.reveal(ask, request)).shares)
         words = session.open()
         if close:
@@ -187,9 +212,8 @@ class Bench:
         return words
 
     def true_sum(self, ask: Ask) -> Words:
-        """What the sites' parts add up to, from their data."""
-        bound = getattr(method_of(self.study, ask), ask.contribution)
-        leaves = leaves_of(ask.operation, bound, ask.facts, tuple(ask.arguments))
+        """What the sites' parts of a sum of statistics add up to, from their data."""
+        leaves = self.leaves(ask)
         parts = [exact.encode(self.worker(site).contribution(ask), leaves) for site in ask.sites]
         total: Words = np.add.reduce(parts)
         return total

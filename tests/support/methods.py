@@ -1,4 +1,4 @@
-"""Methods that only tests know: a mean, a loop with snapshots, and two that a reviewer should not let pass."""
+"""Methods that only tests know: a mean, a loop with snapshots, updates, a sum to a site, and some that no reviewer lets pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unisono.federation.contribution import Declaration, Facts, contribution, receipt, within
 from unisono.methods import registry
 from unisono.methods.base import Method, PlannedAsk, Result, Spec
-from unisono.protection.leaves import moment
+from unisono.protection.leaves import count, moment, update
 from unisono.study.document import Study
 from unisono.study.table import Table
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ROUNDS = 12
 EVERY = 4
+SIZE = 300
+READER = "turin"
 
 
 class OneVariable(Spec):
@@ -173,7 +175,84 @@ class Hasty(Loop):
         return self.result(self.study, self.analysis, {})
 
 
-METHODS: tuple[type[Method[Any]], ...] = (Averages, Loop, Moody, Curious, Wild, Hasty)
+class Training(OfOne):
+    """A model of `SIZE` parameters, trained for two rounds by means of clipped updates. clip: of an update's elements."""
+
+    name = "test-training"
+    clip = 0.5
+
+    @contribution
+    def round(self, data: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """This site's update, and its loss beside it."""
+        pull = np.tanh(np.linspace(-1, 1, SIZE) * data.mean() / self.bound - weights)
+        return {"delta": pull / 3, "loss": np.asarray((pull**2).sum())}
+
+    @round.declares
+    def _(self, _facts: Facts, weights: NDArray[np.float64]) -> Declaration:
+        return Declaration(
+            {"delta": update((SIZE,), self.clip, "update"), "loss": moment((), float(SIZE), "loss")},
+            {"weights": within((SIZE,), 10.0)},
+        )
+
+    def plan(self) -> tuple[PlannedAsk, ...]:
+        return (PlannedAsk(self.round, (np.zeros(SIZE),), 2),)
+
+    async def run(self, federation: Federation) -> Result:
+        weights = np.zeros(SIZE)
+        for _ in range(2):
+            found = await federation.mean(self.round, weights)
+            weights = weights + found["delta"]
+        return self.result(self.study, self.analysis, {"weights": weights.tolist(), "loss": float(found["loss"])})
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over patients."""
+
+    n: NDArray[np.float64]
+    total: NDArray[np.float64]
+
+
+class ToOne(Training):
+    """Two sums that one hospital, `READER`, reads alone: statistics and an update."""
+
+    name = "test-to-one"
+
+    @contribution
+    def moments(self, data: NDArray[np.float64]) -> Moments:
+        """This site's patients, and the sum over them."""
+        return Moments(np.asarray(float(len(data))), np.asarray(data.sum()))
+
+    @moments.declares
+    def _(self, facts: Facts) -> Declaration:
+        patients = max(facts.patients, 1)
+        return Declaration(
+            {"n": count((), patients, "patients"), "total": moment((), self.bound * patients, "sum over patients")}
+        )
+
+    @receipt
+    def read(self, data: NDArray[np.float64], found: Moments) -> dict[str, Any]:
+        """Everybody's average, and this site's own."""
+        return {"n": float(found.n), "average": float(found.total / found.n), "own": float(data.mean())}
+
+    @receipt
+    def learned(self, _data: NDArray[np.float64], found: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+        """The sum of all updates."""
+        return {"delta": found["delta"].tolist()}
+
+    def plan(self) -> tuple[PlannedAsk, ...]:
+        return (PlannedAsk(self.moments, (), 2), *super().plan())
+
+    async def run(self, federation: Federation) -> Result:
+        await federation.sum_to(READER, self.read, self.moments)
+        if ToOne.updates:
+            await federation.sum_to(READER, self.learned, self.round, np.zeros(SIZE))
+        return self.result(self.study, self.analysis, {})
+
+    updates = False
+
+
+METHODS: tuple[type[Method[Any]], ...] = (Averages, Loop, Moody, Curious, Wild, Hasty, Training, ToOne)
 
 
 @contextmanager

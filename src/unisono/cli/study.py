@@ -14,8 +14,9 @@ from unisono.cli.console import out as console
 from unisono.errors import StudyError
 from unisono.methods.registry import check as method_checks
 from unisono.methods.registry import methods
-from unisono.report import plain_json
+from unisono.report import hiding, plain_json
 from unisono.report.disclosure_sheet import csv_text, planned, planned_table
+from unisono.study.document import Study
 from unisono.study.load import StudyProblems, load
 from unisono.study.schema import json_schema
 
@@ -24,10 +25,15 @@ StudyFile = Annotated[Path, typer.Argument(help="The study: YAML or JSON.")]
 
 
 @app.command("check")
-def check(study: StudyFile) -> None:
-    """Check a study document; every problem with its line and what to do.
+def check(
+    study: StudyFile,
+    sites: Annotated[
+        int | None, typer.Option("--sites", help="How many hospitals will take part: who must stay, who may be lost.")
+    ] = None,
+) -> None:
+    """Check a study document: every problem with its line and what to do; and how many hospitals may be lost.
 
-    [bold]Example[/]: unisono study check study.yaml
+    [bold]Example[/]: unisono study check study.yaml --sites 5
     """
     try:
         checked = load(study, method_checks)
@@ -42,6 +48,27 @@ def check(study: StudyFile) -> None:
         f"[green]✓[/] {escape(str(study))}: {len(checked.analyses)} analyses over {len(checked.variables)} variables"
     )
     console.print(f"  digest {checked.digest()}")
+    _show_hiding(checked, sites)
+
+
+def _show_hiding(study: Study, sites: int | None) -> None:
+    """How the sums are hidden; with `sites` hospitals, or with a few numbers of them."""
+    if not hiding.hides(study):
+        console.print(f"  [yellow]![/] {hiding.how(study)}")
+        return
+    console.print(f"  hidden by {hiding.how(study)}")
+    if sites is None:
+        rows = hiding.examples(study)
+        console.print(hiding.table(rows))
+        tight = [row for row in rows if not row.may_be_lost]
+    else:
+        row = hiding.outlook(study, sites)
+        tight = [] if row.may_be_lost else [row]
+        if row.may_be_lost:
+            console.print(f"  {row.sentence}")
+    for row in tight:
+        console.print(f"  [yellow]![/] {row.sentence}")
+    console.print(f"  lost before masking: {hiding.ON_DROPOUT[study.participation.on_dropout]}")
 
 
 @app.command("schema")

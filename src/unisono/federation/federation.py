@@ -138,9 +138,8 @@ class Federation:
                 rule="recipient",
                 remedy=f"Name one of {', '.join(self.sites)}, under `protection: {{hide: secagg}}`.",
             )
-        ask = replace(self._ask("sum", contribution, arguments), to=site, receipt=receipt.name)
-        leaves = leaves_of("sum", contribution, self.facts, tuple(arguments))
-        await self._open(ask, leaves)
+        ask, leaves = self._encoded("sum", contribution, arguments)
+        await self._open(replace(ask, to=site, receipt=receipt.name), leaves)
 
     async def tell(self, receipt: BoundReceipt[P], *arguments: P.args, **_: P.kwargs) -> None:
         """Broadcast; nothing comes back. What a site makes of it stays at the site. A site that is away misses it."""
@@ -190,15 +189,21 @@ class Federation:
     async def _opened_tree(
         self, operation: Operation, contribution: BoundContribution[..., Any], arguments: Sequence[Any]
     ) -> dict[str, Any]:
-        ask = self._ask(operation, contribution, arguments)
-        leaves = leaves_of(operation, contribution, self.facts, tuple(arguments))
-        encoding = encoding_of(leaves)
-        ask = replace(ask, encoding=encoding, partial=encoding == "fixed32")
+        ask, leaves = self._encoded(operation, contribution, arguments)
         words = await self._open(ask, leaves)
-        decoded = codec(encoding).decode(words, leaves, len(self.sites))
+        decoded = codec(ask.encoding).decode(words, leaves, len(self.sites))
         if decoded.clipped:
             self._notify("clipped", ask, words=decoded.clipped)
         return opened_tree(operation, leaves, self.facts, decoded.tree)
+
+    def _encoded(
+        self, operation: Operation, contribution: BoundContribution[..., Any], arguments: Sequence[Any]
+    ) -> tuple[Ask, dict[str, Leaf]]:
+        """The next ask, in the encoding of what is asked for; only model updates may be summed over fewer sites."""
+        ask = self._ask(operation, contribution, arguments)
+        leaves = leaves_of(operation, contribution, self.facts, tuple(arguments))
+        encoding = encoding_of(leaves)
+        return replace(ask, encoding=encoding, partial=encoding == "fixed32"), leaves
 
     async def _open(self, ask: Ask, leaves: Mapping[str, Leaf]) -> Words:
         """The step's opened words: from the journal, or asked for. For a sum to a site they stay masked, and are no one's."""

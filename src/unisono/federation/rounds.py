@@ -95,7 +95,7 @@ class Round:
             return Mask(ask, session.slot, setup.inbox_for(site, session.dealt), following, self.closes)
 
         lost = await self._gather(ask, session.dealt, question, collect)
-        if lost and not ask.partial:
+        if lost and not (ask.partial and session.can_close):
             raise Incomplete(lost)
         self.journal.write(
             "pending",

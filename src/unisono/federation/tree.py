@@ -31,6 +31,11 @@ def pack(tree: Tree) -> bytes:
     `ProtocolError` for what does not travel: other types, arrays of other dtypes, a number that is not finite (outside an
     array).
     """
+    return b"".join(parts(tree))
+
+
+def parts(tree: Tree) -> list[bytes | memoryview]:
+    """What `pack` joins, without copying the arrays: the header with the skeleton, then each array's own bytes."""
     arrays: list[np.ndarray[Any, Any]] = []
     try:
         skeleton = json.dumps(_skeleton(tree, arrays), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
@@ -41,16 +46,20 @@ def pack(tree: Tree) -> bytes:
             remedy="Numbers must be finite; only numbers, texts, arrays, and lists and mappings of these travel. "
             "A fit that diverges sends such numbers: look for separation, or for min/max declared far too wide.",
         ) from error
-    return b"".join([_MAGIC, struct.pack("<I", len(skeleton)), skeleton, *(a.tobytes() for a in arrays)])
+    skeleton += b" " * (-len(skeleton) % 8)  # arrays begin where processors like them to
+    header = _MAGIC + struct.pack("<I", len(skeleton)) + skeleton
+    return [header, *(a.reshape(-1).view(np.uint8).data for a in arrays if a.size)]
 
 
-def unpack(data: bytes) -> Tree:
-    """The tree that `pack` packed: dicts, lists, numbers and read-only arrays. `ProtocolError` on anything else."""
+def unpack(data: bytes | memoryview) -> Tree:
+    """The tree that `pack` packed: dicts, lists, numbers and read-only arrays, which look into `data` and are not copies.
+    `ProtocolError` on anything else."""
     try:
+        data = memoryview(data).toreadonly()
         if data[:4] != _MAGIC:
             raise ValueError("not a packed tree")
         (length,) = struct.unpack("<I", data[4:8])
-        skeleton = json.loads(data[8 : 8 + length], parse_constant=_no_constant, parse_float=_finite)
+        skeleton = json.loads(bytes(data[8 : 8 + length]), parse_constant=_no_constant, parse_float=_finite)
         return _Reader(data, 8 + length).tree(skeleton)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:
         raise ProtocolError(
@@ -102,7 +111,7 @@ def _finite(text: str) -> float:
 class _Reader:
     """Reads arrays off the tail of a packed tree, in order, checking every length."""
 
-    def __init__(self, data: bytes, offset: int) -> None:
+    def __init__(self, data: memoryview, offset: int) -> None:
         self.data = data
         self.offset = offset
 

@@ -23,11 +23,16 @@ from unisono.federation.journal import Journal
 from unisono.methods.base import Method
 from unisono.methods.cohort import CohortFlow, CohortSpec
 from unisono.methods.registry import build
+from unisono.protection.encoding.codec import encoding_of
 from unisono.protection.leaves import Rule
 from unisono.study.document import Study
 
-WORD_BYTES = 8
+EXACT_BYTES = 8
 """An element travels as one 64-bit word of the `exact` encoding."""
+UPDATE_BYTES = 4
+"""A parameter of a model update, as one 32-bit word of `fixed32`."""
+BESIDE_BYTES = 12
+"""A statistic beside model updates: three 32-bit words of `fixed32`."""
 WIDE = 110
 """Columns of a terminal from which the whole sheet has room."""
 _DROPPED: tuple[tuple[int, tuple[str, ...]], ...] = (
@@ -51,7 +56,8 @@ RULES: dict[str, str] = {
 @dataclass(frozen=True)
 class Leaf:
     """One array of a contribution, as the sheet shows it. times: planned, at most; actual, how often it was opened.
-    An array leaves each hospital once for each time, `bytes` large, protected as `protection` says."""
+    An array leaves each hospital once for each time, `bytes` large, protected as `protection` says. element_bytes: of one
+    number in the encoding that it travels in."""
 
     analysis: str
     contribution: str
@@ -61,11 +67,12 @@ class Leaf:
     times: int
     protection: str
     meaning: str
+    element_bytes: int = EXACT_BYTES
 
     @property
     def bytes(self) -> int:
         """Of one hospital's part, once."""
-        return WORD_BYTES * prod(self.shape)
+        return self.element_bytes * prod(self.shape)
 
     @property
     def size(self) -> str:
@@ -90,9 +97,12 @@ def planned(study: Study) -> list[PlannedRow]:
         for method in _methods(study, analysis):
             for ask in method.plan():
                 leaves = ask.contribution.declaration(EXAMPLE, *ask.arguments).leaves
-                name = f"{method.name}.{ask.contribution.name}"
+                name, encoding = f"{method.name}.{ask.contribution.name}", encoding_of(leaves)
                 rows += [
-                    Leaf(analysis, name, key, leaf.rule, leaf.shape, ask.at_most, how, leaf.meaning)
+                    Leaf(
+                        *(analysis, name, key, leaf.rule, leaf.shape, ask.at_most, how, leaf.meaning),
+                        element_bytes=element_bytes(leaf.rule, encoding),
+                    )
                     for key, leaf in leaves.items()
                     if leaf.size
                 ]
@@ -105,17 +115,17 @@ def actual(journal: Journal, study: Study, analysis: str) -> list[ActualRow]:
 
     Sums whose records a snapshot pruned are not described any more; `unisono verify` still counts them.
     """
-    how = protection_words(study)
     order = leaf_order(study, analysis)
     times: dict[Leaf, int] = {}
     for record in journal.all("opened"):
         if record.body is None:
             continue
-        name = f"{record.body['method']}.{record.body['name']}"
+        name, how = f"{record.body['method']}.{record.body['name']}", protection_words(study, record.body.get("to", ""))
         for key, leaf in in_order(record.body["leaves"], order.get(name, ())):
-            shape = tuple(int(n) for n in leaf["shape"])
+            shape, rule = tuple(int(n) for n in leaf["shape"]), leaf["rule"]
             if prod(shape):
-                row = Leaf(analysis, name, key, leaf["rule"], shape, 0, how, str(leaf["meaning"]))
+                size = element_bytes(rule, record.body.get("encoding", "exact"))
+                row = Leaf(analysis, name, key, rule, shape, 0, how, str(leaf["meaning"]), element_bytes=size)
                 times[row] = times.get(row, 0) + 1
     return [replace(row, times=n) for row, n in times.items()]
 
@@ -139,11 +149,21 @@ def _methods(study: Study, analysis: str) -> tuple[Method[Any], ...]:
     return CohortFlow(study, analysis, CohortSpec()), build(study, analysis)
 
 
-def protection_words(study: Study) -> str:
-    """How each part is hidden while it leaves, in a few words."""
+def protection_words(study: Study, to: str = "") -> str:
+    """How each part is hidden while it leaves, in a few words. to: the hospital that alone reads the sum, if any."""
     if study.protection.hide == "none":
         return "not hidden: the coordinator sees each hospital's part"
-    return f"masked ({study.protection.hide}): only the sum over {study.release.min_sites} or more hospitals is opened"
+    opened = (
+        f"masked ({study.protection.hide}): only the sum over {study.release.min_sites} or more hospitals is opened"
+    )
+    return f"{opened}, and {to} alone reads it" if to else opened
+
+
+def element_bytes(rule: Rule, encoding: str) -> int:
+    """Of one number of a leaf, as it travels."""
+    if encoding != "fixed32":
+        return EXACT_BYTES
+    return UPDATE_BYTES if rule == "update" else BESIDE_BYTES
 
 
 def planned_table(rows: Sequence[PlannedRow], width: int = WIDE) -> Table:

@@ -7,9 +7,10 @@ from itertools import groupby
 
 from unisono.report import words
 from unisono.report.disclosure_sheet import RULES, ActualRow
+from unisono.report.hiding import ON_DROPOUT
 from unisono.report.load import LoadedAnalysis, LoadedRun
 from unisono.report.participation import Part, SumTaken
-from unisono.report.record import protection_of
+from unisono.report.record import Protection, protection_of
 from unisono.report.shown_sum import ShownSum
 from unisono.report.views import Fact, Grid, grid
 from unisono.report.who import sizes, sizes_said
@@ -107,27 +108,30 @@ def _facts(run: LoadedRun) -> tuple[Fact, ...]:
             Fact("Hospitals", hospitals),
         ]
         for n in found:
-            hidden = protection_of(study, n)
-            of = f" of {n}" if len(found) > 1 else ""
-            facts += [
-                Fact(f"Threshold{of}", f"{hidden.threshold} hospitals must answer before a sum opens"),
-                Fact(f"In words{of and f', with {n}'}", hidden.sentence),
-            ]
+            facts += _hidden(protection_of(study, n), f" of {n}" if len(found) > 1 else "")
     at_least = (
         f"{study.release.min_sites} hospitals in a sum, {study.release.min_count} patients in a number that is shown"
     )
     return (
         *facts,
         Fact("At least", at_least),
-        Fact("If a hospital is lost", _ON_DROPOUT[study.participation.on_dropout]),
+        Fact("If a hospital is lost before masking", ON_DROPOUT[study.participation.on_dropout]),
     )
 
 
-_ON_DROPOUT = {
-    "wait": "the sum waits for it until the deadline, then stops (it can be resumed)",
-    "abort": "the analysis stops",
-    "continue": "after the deadline everything is computed again without it",
-}
+def _hidden(hidden: Protection, of: str) -> list[Fact]:
+    """Graph, threshold, who must stay and who may be lost. of: `` of 4`` where analyses have different numbers of hospitals."""
+    complete = hidden.graph == "complete graph"
+    drawn = "every hospital with every other" if complete else "drawn at random from what every hospital put in"
+    whose = "hospitals" if complete else "of each hospital's neighbours"
+    lost = words.plural(hidden.tolerated_drop_outs or 0, "hospital") if hidden.tolerated_drop_outs else "none"
+    return [
+        Fact(f"Who masks with whom{of}", f"{hidden.graph}: {drawn}"),
+        Fact(f"Threshold{of}", f"{hidden.threshold} {whose} must answer before a sum opens"),
+        Fact(f"Must stay{of}", f"{words.plural(hidden.must_stay or 0, 'hospital')}; with fewer no sum is opened"),
+        Fact(f"May be lost after masking{of}", lost),
+        Fact(f"In words{of and f', with {hidden.sites}'}", hidden.sentence),
+    ]
 
 
 def _rounds(analysis: LoadedAnalysis, sites: list[str]) -> Grid:

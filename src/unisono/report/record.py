@@ -20,9 +20,9 @@ FILE = "result.json"
 
 
 class Protection(Frozen):
-    """How the sums were hidden. sites: in the answer. graph: who masks with whom. threshold: t, the shares that rebuild a
-    secret. must_stay: hospitals without which no sum opens. tolerated_drop_outs: hospitals that may be lost after masking.
-    All None where nothing is hidden."""
+    """How the sums were hidden. hide, threat, colluding: as the study says. sites: hospitals in the answer. graph: who masks
+    with whom. threshold: t, the shares that rebuild a secret. must_stay: with fewer hospitals than that no sum opens.
+    tolerated_drop_outs: hospitals that may be lost after masking. These four are None where nothing is hidden."""
 
     hide: str
     threat: str
@@ -98,9 +98,7 @@ def protection_of(study: Study, sites: int) -> Protection:
     rules = study.protection
     least = study.release.min_sites
     found = (
-        None
-        if rules.hide == "none"
-        else derive(sites, rules.colluding, least, hide=rules.hide, threat=rules.threat)
+        None if rules.hide == "none" else derive(sites, rules.colluding, least, hide=rules.hide, threat=rules.threat)
     )
     return Protection(
         hide=rules.hide,

@@ -6,6 +6,7 @@ Kept apart from `result.json`, because it differs from run to run where the esti
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError
 from unisono.federation.events import Event
 from unisono.federation.journal import Journal
 from unisono.report import plain_json
-from unisono.report.disclosure_sheet import WORD_BYTES
+from unisono.report.disclosure_sheet import element_bytes
 from unisono.report.participation import Frozen
 from unisono.report.shown_sum import ShownSum
 
@@ -115,9 +116,20 @@ def analysis_run(
 
 
 def _bytes(opened: Iterable[dict[str, Any] | None]) -> Bytes:
-    words = [(len(body["words"]), len(body["participants"])) for body in opened if body is not None]
+    bodies = [body for body in opened if body is not None]
     return Bytes(
-        opened=WORD_BYTES * sum(n for n, _ in words), received=WORD_BYTES * sum(n * sites for n, sites in words)
+        opened=sum(body["words"].nbytes for body in bodies),
+        received=sum(_part_bytes(body) * len(body["participants"]) for body in bodies),
+    )
+
+
+def _part_bytes(body: dict[str, Any]) -> int:
+    """Of one hospital's part. A sum that one hospital alone read is not in the journal: what was declared of it is."""
+    if not body.get("to"):
+        return int(body["words"].nbytes)
+    return sum(
+        prod(leaf["shape"]) * element_bytes(leaf["rule"], body.get("encoding", "exact"))
+        for leaf in body["leaves"].values()
     )
 
 

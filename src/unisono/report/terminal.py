@@ -21,6 +21,7 @@ from unisono.methods.base import Result
 from unisono.methods.wording import say_list
 from unisono.report.comparison import Comparison
 from unisono.report.isolated import fault
+from unisono.report.record import protection_of
 from unisono.report.words import cell, digits, gap
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _UNLIMITED = 100_000
 
 
 def answer_panel(outcome: Outcome, sites: Sequence[str] = ()) -> Panel:
-    """One analysis: its headline, its table and its notes; or the error that stopped it. sites: all that the run began
+    """One analysis: its headline, its table, its notes and how its sums were hidden; or the error that stopped it. sites: all that the run began
     with, to say which of them left; without it nothing is said of that.
 
     A method whose table cannot be made is told in place of the table.
@@ -49,6 +50,9 @@ def answer_panel(outcome: Outcome, sites: Sequence[str] = ()) -> Panel:
     if not result.converged:
         parts.append(Text("This fit did not converge: do not rely on its numbers.", style="bold red"))
     parts += [Text(f"- {note}", style="dim") for note in result.notes]
+    hidden = protection_of(result.study, len(outcome.answer.sites))
+    by = "" if hidden.threshold is None else f"Hidden by {hidden.hide}, against a {hidden.threat} coordinator. "
+    parts += [Text(""), Text(f"{by}{hidden.sentence}", style="dim")]
     patients = outcome.answer.cohort.estimates.get("patients")
     left = sorted(set(sites) - set(outcome.answer.sites))
     who = f"{len(outcome.answer.sites)} hospitals{f' (without {say_list(left)})' if left else ''}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from unisono.errors import ProtocolError
-from unisono.protection.prg import Entropy, Words, add_streams
+from unisono.protection.prg import Entropy, Source, Words, add_streams
 from unisono.protection.secagg.group import Group
 from unisono.protection.secagg.messages import (
     Advertise,
@@ -25,7 +25,6 @@ from unisono.protection.secagg.party import Key, Party, SlotUnknown
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.protection.shamir import SHARE_BYTES
 
-Compute = Callable[[], Words]
 PartyFactory = Callable[[str, Identity, Group, "Disk", Entropy], Party["Ask"]]
 """How a site's software is made: `Party`, or in a test one that is broken on purpose."""
 
@@ -203,8 +202,14 @@ class Colluder(Party[Ask]):
         return message
 
     def mask(
-        self, ask: Ask, slot: str, inbox: SealedInbox, compute: Compute, *, threads: int | None = None
-    ) -> MaskedInput:  # type: ignore[override]  # its vectors are there already
+        self,
+        ask: Ask,
+        slot: str,
+        inbox: SealedInbox,
+        compute: Callable[[], Source | Words],
+        *,
+        threads: int | None = None,
+    ) -> MaskedInput:
         """C; it keeps the shares that it was dealt."""
         message = super().mask(ask, slot, inbox, compute, threads=threads)
         session = self._slots[slot]
@@ -212,11 +217,13 @@ class Colluder(Party[Ask]):
         return message
 
     def agree(self, key: Key, request: Unmask) -> Agreement:
-        """It signs every set."""
+        """It signs every set, of any step."""
+        del key
         return Agreement(self.me, self.group.run, request.slot, self._identity.sign(request.agreed(self.me)))
 
     def unmask(self, key: Key, request: Unmask) -> UnmaskShares:
-        """It gives the shares for every set."""
+        """It gives the shares for every set, of any step."""
+        del key
         if request.slot not in self._held:
             raise SlotUnknown(request.slot)
         seeds, masks = self._held[request.slot]
@@ -228,9 +235,9 @@ class Colluder(Party[Ask]):
         others = {site: share for site, share in sorted(masks.items()) if site not in inside}
         return UnmaskShares(self.me, self.group.run, request.slot, given, others)
 
-
     def receive(self, key: Key, slot: str, words: Words) -> Words:
         """The sum, if it is for this site: it reads it at any time."""
+        del key
         if slot not in self._slots:
             raise SlotUnknown(slot)
         total = words.copy()
@@ -244,6 +251,7 @@ class Amnesia(Disk):
     def step(self, key: Key) -> Record | None:
         """Nothing."""
         del key
+        return None
 
 
 class KnownSignatures(Roster):

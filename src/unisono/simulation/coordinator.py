@@ -20,14 +20,13 @@ from unisono.protection.secagg.aggregate import AggregatorSession
 from unisono.protection.secagg.messages import Advertise, MaskedInput, Unmask, checksum_of
 from unisono.protection.secagg.setup import SlotSetup
 from unisono.simulation.cast import Ask, Colluder
+from unisono.simulation.culprits import note_culprits
 from unisono.simulation.ledger import BrokenInvariant
 from unisono.simulation.line import Line
 from unisono.simulation.world import Said, World
 
 ATTEMPTS = 3
 """At a step, at most."""
-
-_WITHOUT_EFFECT, _NAMED, _NOT_NAMED = "no effect", "named", "not named"
 
 
 class PutAside(Exception):
@@ -45,13 +44,16 @@ class Prepared:
 
 @dataclass
 class Attempt:
-    """One try at a step."""
+    """One try at a step. withheld: whose parts a lying coordinator says never came. singled_out, shown: the site that it wants
+    to read, and the few sites that this one was told of."""
 
     ask: Ask
     prepared: Prepared
     withheld: frozenset[str] = frozenset()
     session: AggregatorSession | None = None
     request: Unmask | None = None
+    singled_out: str = ""
+    shown: tuple[str, ...] = ()
 
     @property
     def setup(self) -> SlotSetup:
@@ -145,7 +147,7 @@ class Coordinator:
             tally.aborts[aborted.rule] += 1
             world.say(f"the attempt is over, {aborted.rule}: {aborted.what}")
         finally:
-            self._tell_culprits(at, opened=error is None)
+            note_culprits(world, () if at.session is None else at.session.wrong_sharers)
         if error is not None:
             self._must_have_opened(at, error, given, drawn)
         self.lie(self, "after", at)
@@ -179,9 +181,8 @@ class Coordinator:
             for site in self._shuffled(self.plan.sites):
                 self._advertise(at.prepared, site)
         self.lie(self, "shares", at)
-        if not setup.shares:
-            for site in self._shuffled([item.site for item in setup.key_roster().advertised]):
-                self._share(at.prepared, site)
+        for site in self._shuffled(setup.missing_shares([item.site for item in setup.key_roster().advertised])):
+            self._share(at.prepared, site)
 
     def _commit(self, failed: set[str]) -> None:
         drawing = self.world.drawing
@@ -224,6 +225,7 @@ class Coordinator:
         found, self._next = self._next, None
         if found is None or len(found.setup.shares) < self.plan.parameters.least_survivors:
             return None
+        found.failed |= set(self.plan.sites) - set(found.setup.shares)
         return found
 
     # C
@@ -359,19 +361,6 @@ class Coordinator:
             f"{len(failed)} sites failed, the federation bears it, and yet the sum was not opened: {error.rule}"
         )
 
-    def _tell_culprits(self, at: Attempt, *, opened: bool) -> None:
-        """Who misbehaved in this attempt, and whether anyone could say so."""
-        found = set(at.session.wrong_sharers) if at.session is not None else set()
-        for site in sorted(self.plan.colluders):
-            party = self.world.nodes[site].party
-            if not isinstance(party, Colluder):
-                continue
-            named = site in found or any(site in e.what or site in e.evidence.values() for e in self.world.errors)
-            how = _NAMED if named else _WITHOUT_EFFECT if opened and not found else _NOT_NAMED
-            for misdeed in sorted(party.done):
-                self.world.tally.culprits[misdeed, how] += 1
-            party.done.clear()
-
     def _given_before(self, ask: Ask) -> set[tuple[str, ...]]:
         records = [self.world.nodes[site].disk.step(ask.key) for site in self.world.honest]
         return {record.survivors for record in records if record is not None and record.survivors is not None}
@@ -397,7 +386,9 @@ class Coordinator:
         if not self.plan.lying or not self.dice.happens(0.6):
             return frozenset()
         room = self.plan.parameters.n - self.plan.parameters.least_survivors
-        return frozenset(self.dice.sample(self.world.honest, min(room, len(self.world.honest), self.dice.randint(1, 2))))
+        return frozenset(
+            self.dice.sample(self.world.honest, min(room, len(self.world.honest), self.dice.randint(1, 2)))
+        )
 
     def _shuffled(self, sites: Any) -> list[str]:
         order = sorted(sites)

@@ -78,6 +78,7 @@ class Ledger:
         self._of_slot: dict[str, set[str]] = defaultdict(set)
         self._sets_of_step: dict[tuple[str, Key], set[tuple[str, ...]]] = defaultdict(set)
         self._sets_of_slot: dict[tuple[str, Key], set[tuple[str, ...]]] = defaultdict(set)
+        self._signed: dict[tuple[str, str, tuple[str, ...]], set[str]] = defaultdict(set)
         self._given: dict[tuple[str, bytes], str] = {}
         self._answers: set[tuple[str, str, tuple[str, ...], bytes]] = set()
 
@@ -133,6 +134,7 @@ class Ledger:
     def agreed(self, step: Key, request: Unmask, message: Agreement) -> None:
         """A signature left: for one set of a step, ever."""
         self._one_set(message.site, step, request.survivors, "signed")
+        self._signed[message.slot, request.binding, request.survivors].add(message.site)
 
     def unmasked(self, step: Key, request: Unmask, message: UnmaskShares) -> None:
         """D left: shares. A repeated answer tells nothing new."""
@@ -144,6 +146,7 @@ class Ledger:
         mine = self._current[message.site, message.slot]
         self._one_set(message.site, step, request.survivors, "unmasked")
         self._fit_to_unmask(mine, request)
+        self._quorum(request)
         of_slot = self._sets_of_slot[message.slot, step]
         of_slot.add(request.survivors)
         if len(of_slot) > 1:
@@ -165,11 +168,23 @@ class Ledger:
     def _fit_to_unmask(self, mine: Secrets, request: Unmask) -> None:
         inside = set(request.survivors)
         if mine.masked is None or mine.site not in inside or len(inside) < self.least:
-            raise BrokenInvariant(f"{mine.site} unmasked a sum of {len(inside)} sites, the least is {self.least} (rule 4)")
+            raise BrokenInvariant(
+                f"{mine.site} unmasked a sum of {len(inside)} sites, the least is {self.least} (rule 4)"
+            )
         if mine.recipient and mine.recipient not in inside:
             raise BrokenInvariant(f"{mine.site} unmasked a sum whose recipient {mine.recipient} had dropped (rule 7)")
         if not self.plan.partial and inside != set(self.plan.sites):
             raise BrokenInvariant(f"{mine.site} unmasked a part of a frozen set of sites")
+
+    def _quorum(self, request: Unmask) -> None:
+        """Malicious: so many signed exactly this that no other set can have as many signatures (2q > n + C)."""
+        p = self.plan.parameters
+        signed = self._signed[request.slot, request.binding, request.survivors]
+        can_sign = len(signed | (self.plan.colluders & set(request.survivors)))
+        if p.threat == "malicious" and 2 * can_sign <= p.n + p.colluding:
+            raise BrokenInvariant(
+                f"{request.slot} was unmasked with {can_sign} signatures over the survivors, no quorum"
+            )
 
     def _count(self, giver: Secrets, owners: Iterable[str], kind: str) -> None:
         for owner in owners:

@@ -30,7 +30,17 @@ from unisono.protection.secagg.messages import (
 )
 from unisono.protection.secagg.party import Key, Party, SlotUnknown
 from unisono.protection.secagg.setup import Drawing
-from unisono.simulation.cast import Amnesia, Ask, Colluder, KnownSignatures, Node, PartyFactory, PowerCut, identity, seeded
+from unisono.simulation.cast import (
+    Amnesia,
+    Ask,
+    Colluder,
+    KnownSignatures,
+    Node,
+    PartyFactory,
+    PowerCut,
+    identity,
+    seeded,
+)
 from unisono.simulation.ledger import BrokenInvariant, Ledger
 from unisono.simulation.plan import Dice, Plan
 from unisono.simulation.tally import KINDS, Tally
@@ -79,7 +89,7 @@ class World:
         self._masked_before: dict[str, list[tuple[Key, Words]]] = {}
         for site in plan.sites:
             seed = f"{plan.seed} {plan.index}"
-            node = Node(site, self.group, Colluder if self.colludes(site) else parties, seed)  # type: ignore[arg-type]
+            node = Node(site, self.group, Colluder if self.colludes(site) else parties, seed)
             if self.colludes(site):
                 node.disk = Amnesia()
                 node.start()
@@ -236,7 +246,9 @@ class World:
         raw = seeded(f"{self.plan.seed} {self.plan.index} {site} {key[3]} {self.tally.operations}")
         dtype = np.dtype(np.uint32 if self.plan.bits == 32 else np.uint64)
         top = dtype.type(2 ** (self.plan.bits * 3 // 4) - 1)
-        words: Words = np.frombuffer(raw(self.plan.length * dtype.itemsize), dtype.newbyteorder("<")).astype(dtype) & top
+        words: Words = (
+            np.frombuffer(raw(self.plan.length * dtype.itemsize), dtype.newbyteorder("<")).astype(dtype) & top
+        )
         return words
 
     def _left_masked(self, site: str, key: Key, inbox: SealedInbox, message: MaskedInput) -> None:

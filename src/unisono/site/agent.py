@@ -28,6 +28,7 @@ from unisono.protection.secagg.group import group_of
 from unisono.protection.secagg.messages import Agreement, Commitment, Unmask
 from unisono.protection.secagg.parameters import Parameters, derive
 from unisono.protection.secagg.party import Party, SlotUnknown
+from unisono.protection.secagg.refusals import another_opening
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.site import gate, near_twins
 from unisono.site.audit import AuditLog
@@ -148,7 +149,6 @@ class Site:
 
     def _commit(self, circle: Circle) -> Commitment:
         party = self._party(circle)
-        self.state.remember_run(circle.study, circle.analysis, circle.run)
         self.audit.write(self.clock(), "committed", run=circle.run, analysis=circle.analysis, epoch=circle.epoch)
         return party.commit()
 
@@ -162,6 +162,7 @@ class Site:
                 raise gate.other_circle(known[0], circle)
             return known[1]
         group = group_of(circle.run, circle.epoch, circle.sites, admitted.roster, self._parameters(circle))
+        self.state.remember_circle(circle)
         party: Party[Ask] = Party(self.name, self.identity, group, self.state)
         self._parties[_key(circle)] = (circle, party)
         return party
@@ -189,15 +190,15 @@ class Site:
         return messages.Masked(part, ahead)
 
     def _agree(self, key: messages.Key, request: Unmask) -> Agreement:
-        self._step_of(key)
+        self._step_of(key, request)
         agreement = self._joined(key[:3]).agree(key, request)
         self.audit.write(self.clock(), "agreed", step=list(key), survivors=list(request.survivors))
         return agreement
 
     def _reveal(self, message: messages.Reveal) -> messages.Revealed:
         """Shares for one set of survivors of a step, ever: written down before they go out, and then repeated."""
-        step = self._step_of(message.key)
         request = message.unmask
+        step = self._step_of(message.key, request)
         # A restarted site has no secrets of the slot, and still repeats what it had answered.
         repeats = step.answer is not None and (step.slot, step.survivors) == (request.slot, request.survivors)
         if repeats and message.key[:3] not in self._parties and not step.closed:
@@ -207,11 +208,14 @@ class Site:
         shares = party.unmask(message.key, request)
         return messages.Revealed(shares, None if message.next is None else party.share(message.next))
 
-    def _step_of(self, key: messages.Key) -> Step:
+    def _step_of(self, key: messages.Key, request: Unmask) -> Step:
+        """The step that is to be unmasked; a second opening is refused by its name also where the slot's secrets are gone."""
         step = self.state.step(key)
         if step is None:
             raise gate.protocol("There is no such step to unmask.", "unknown-step", "Ask for the step first.")
         self._admitted(step.study)
+        if step.closed or step.survivors not in (None, request.survivors):
+            raise another_opening(key[3], key[1], step.survivors or (), request.survivors)
         return step
 
     def _receive(self, message: messages.Deliver) -> None:
@@ -220,11 +224,11 @@ class Site:
         ask = party.asked(message.key, message.slot)
         admitted = self._covered_receipt(ask)
         total = party.receive(message.key, message.slot, message.words)
-        declaration = gate.declaration_of(gate.contribution_of(self._method(ask), ask), ask)
-        leaves = leaves_for(ask.operation, declaration, ask.facts)
+        bound = gate.contribution_of(self._method(ask), ask)
+        leaves = leaves_for(ask.operation, gate.declaration_of(bound, ask), ask.facts)
         decoded = codec(ask.encoding).decode(total, leaves, len(ask.sites))
-        tree = opened_tree(ask.operation, leaves, ask.facts, decoded.tree)
-        told = replace(ask, operation="tell", contribution=ask.receipt, arguments=[tree], to="", receipt="")
+        found = bound.rebuild(opened_tree(ask.operation, leaves, ask.facts, decoded.tree))
+        told = replace(ask, operation="tell", contribution=ask.receipt, arguments=[found], to="", receipt="")
         keep_sheet(self.home, told, admitted.worker.receipt(told))
         self.audit.write(self.clock(), "received", step=list(ask.key), name=ask.contribution)
 

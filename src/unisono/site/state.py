@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unisono.federation.ask import Ask
+from unisono.federation.ask import Ask, Circle
 from unisono.federation.storage import begun, storage
 from unisono.federation.tree import pack, unpack
 from unisono.protection.prg import Words
@@ -37,7 +37,8 @@ CREATE TABLE IF NOT EXISTS cohorts (
     PRIMARY KEY (study, analysis, method, variables, sites, rows_digest));
 CREATE TABLE IF NOT EXISTS drawings (
     run TEXT, epoch INTEGER, commitments TEXT NOT NULL, seed BLOB, PRIMARY KEY (run, epoch));
-CREATE TABLE IF NOT EXISTS runs (study TEXT, analysis TEXT, run TEXT, PRIMARY KEY (study, analysis, run));
+CREATE TABLE IF NOT EXISTS circles (
+    study TEXT, analysis TEXT, run TEXT, epoch INTEGER, sites TEXT, PRIMARY KEY (study, analysis, run, epoch, sites));
 CREATE TABLE IF NOT EXISTS snapshots (run TEXT PRIMARY KEY, digest TEXT NOT NULL);
 """
 _VERSION = 2
@@ -204,27 +205,33 @@ class SiteState:
         return int(row[0])
 
     def epochs(self, run: str, analysis: str) -> dict[int, tuple[str, ...]]:
-        """The frozen set of sites of each epoch of a run that was answered here."""
+        """The frozen set of sites of each epoch of a run for which keys were made or that was answered here."""
         with self._guard():
             rows = self._db.execute(
-                "SELECT DISTINCT epoch, sites FROM steps WHERE run = ? AND analysis = ?", (run, analysis)
+                "SELECT epoch, sites FROM steps WHERE run = :r AND analysis = :a"
+                " UNION SELECT epoch, sites FROM circles WHERE run = :r AND analysis = :a",
+                {"r": run, "a": analysis},
             ).fetchall()
         return {epoch: tuple(json.loads(sites)) for epoch, sites in rows}
 
     def other_runs(self, study: str, analysis: str, run: str) -> int:
-        """How many other runs of an analysis were begun here: answered, or a graph drawn for them."""
+        """How many other runs of an analysis were begun here: answered, or keys made for them."""
         with self._guard():
             row = self._db.execute(
                 "SELECT COUNT(*) FROM (SELECT run FROM steps WHERE study = :s AND analysis = :a"
-                " UNION SELECT run FROM runs WHERE study = :s AND analysis = :a) WHERE run != :r",
+                " UNION SELECT run FROM circles WHERE study = :s AND analysis = :a) WHERE run != :r",
                 {"s": study, "a": analysis, "r": run},
             ).fetchone()
         return int(row[0])
 
-    def remember_run(self, study: str, analysis: str, run: str) -> None:
-        """Before a nonce is committed to: a run that draws a graph counts, whether it goes on or not."""
+    def remember_circle(self, circle: Circle) -> None:
+        """Before keys are made or a nonce is committed to: a run counts, and its set of sites is fixed, whether it goes on
+        to ask or not. Otherwise a coordinator could draw one graph after the other until it suits it."""
         with self._guard():
-            self._db.execute("INSERT OR IGNORE INTO runs VALUES (?,?,?)", (study, analysis, run))
+            self._db.execute(
+                "INSERT OR IGNORE INTO circles VALUES (?,?,?,?,?)",
+                (circle.study, circle.analysis, circle.run, circle.epoch, json.dumps(circle.sites)),
+            )
 
     def cohorts(self, method: str, variables: str) -> list[Cohort]:
         """The cohorts on which a method was answered over these variables, in all studies."""

@@ -144,7 +144,11 @@ Hide = Literal["secagg", "secagg+", "ckks", "paillier", "none"]
 
 
 class Protection(Strict):
-    """How every sum is hidden. `colluding` sites may conspire with the coordinator and see no other site's part."""
+    """How every sum is hidden. `hide`: ``secagg`` (every site masks with every other), ``secagg+`` (above 32 sites with some
+    neighbours, drawn at random) or ``none``; ``ckks`` and ``paillier`` are reserved. `threat`: the coordinator follows the
+    protocol and is curious, or may also lie (``malicious``: sites sign who is in a sum before it is opened). `colluding`: so
+    many sites may conspire with the coordinator and see no other site's part. How many must stay, and how many may be
+    lost, follows from these and the number of sites."""
 
     hide: Hide = "secagg"
     threat: Literal["semi-honest", "malicious"] = "semi-honest"

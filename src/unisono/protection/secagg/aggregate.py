@@ -106,28 +106,40 @@ class AggregatorSession:
         """Sites that dealt shares and whose part is not in the sum."""
         return tuple(site for site in self.dealt if site not in self.survivors)
 
+    @property
+    def can_close(self) -> bool:
+        """Whether enough parts are in, of those that are needed, for the sum to be unmasked."""
+        try:
+            self._check_survivors()
+        except ProtocolError:
+            return False
+        return True
+
     # The consistency message
 
     def unmask_request(self) -> Unmask:
         """Close the set of survivors for ever, and ask for exactly it. `ProtocolError` if too few are left (rule 4), or the
         recipient is not (rule 7)."""
         if self._survivors is None:
-            least = self.group.parameters.least_survivors
-            if len(self._masked) < least:
-                raise ProtocolError(
-                    f"{len(self._masked)} of {self.group.parameters.n} parts came; at least {least} must be in a sum.",
-                    rule="enough-survivors",
-                    remedy="Start a new attempt when more sites are there.",
-                )
-            if self.setup.recipient and self.setup.recipient not in self._masked:
-                raise ProtocolError(
-                    f"The sum is for {self.setup.recipient}, whose part did not come.",
-                    rule="recipient-survives",
-                    remedy="Without its recipient a sum is not opened; start a new attempt when it is back.",
-                )
-            self._check_holders()
+            self._check_survivors()
             self._survivors = tuple(sorted(self._masked))
         return Unmask(self.group.run, self.slot, self.ask_digest, self.binding, self._survivors, {})
+
+    def _check_survivors(self) -> None:
+        least = self.group.parameters.least_survivors
+        if len(self._masked) < least:
+            raise ProtocolError(
+                f"{len(self._masked)} of {self.group.parameters.n} parts came; at least {least} must be in a sum.",
+                rule="enough-survivors",
+                remedy="Start a new attempt when more sites are there.",
+            )
+        if self.setup.recipient and self.setup.recipient not in self._masked:
+            raise ProtocolError(
+                f"The sum is for {self.setup.recipient}, whose part did not come.",
+                rule="recipient-survives",
+                remedy="Without its recipient a sum is not opened; start a new attempt when it is back.",
+            )
+        self._check_holders()
 
     def _check_holders(self) -> None:
         """Before anybody is asked: a sum that could not be rebuilt must not use up the step's one opening."""

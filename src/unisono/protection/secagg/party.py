@@ -322,7 +322,7 @@ def check_retry(step: Remembered | None, ask: Question, *, may_join: bool = True
         return
     _, name, _, number = ask.key
     if step.question != ask.question:
-        raise refusals.another_question(number, name)
+        raise refusals.another_question(number, name, step.question, ask.question)
     if step.closed or step.vector is None or (step.survivors is not None and not may_join):
         raise refusals.another_opening(number, name, step.survivors or ())
     if step.survivors is not None and not ask.partial and step.survivors != ask.sites:

@@ -162,12 +162,13 @@ def another_opening(step: int, name: str, first: Collection[str] = (), second: C
     )
 
 
-def another_question(step: int, name: str) -> ProtocolError:
+def another_question(step: int, name: str, first: str, second: str) -> ProtocolError:
     """A step has one question."""
     return ProtocolError(
         f"Step {step} of {name!r} was asked before, with another question.",
         rule="one-question-per-step",
         remedy="A step is asked once. Two questions under one step number are refused; report the coordinator.",
+        evidence={"first": first, "second": second},
     )
 
 

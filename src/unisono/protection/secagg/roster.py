@@ -109,6 +109,7 @@ class Roster(Mapping[str, bytes]):
                 rule="signed-keys",
                 remedy="Someone changed a key on its way, or the site has a new identity: compare the fingerprints by "
                 "telephone before going on.",
+                evidence={"site": site, "signed": message.decode("utf-8", "replace"), "signature": signature.hex()},
             ) from error
 
     def to_tree(self) -> dict[str, str]:

@@ -293,8 +293,10 @@ class SiteSession:
         missing, extra = set(self.group.sites) - set(advertised), set(advertised) - set(self.group.sites)
         if extra or self.me in missing or len(advertised) < self.group.parameters.least_survivors:
             raise refusals.key_roster(missing, extra)
+        # Of a site that is no neighbour nothing is used but that everybody was shown the same; its neighbours check it.
+        near = set(advertised) if self.graph is None else {self.me, *self.graph.neighbours(self.me)}
         for item in keys.advertised:
-            check_advertised(item, self.group, self.slot, self.recipient)
+            check_advertised(item, self.group, self.slot, self.recipient, signature=item.site in near)
         mine = advertised[self.me]
         if (mine.mask_key, mine.channel_key) != (self._keys.mask_public, self._run_keys.public):
             raise refusals.own_keys(self.me)
@@ -335,13 +337,17 @@ def pair_sign(me: str, other: str) -> int:
 
 def check_agreements(request: Unmask, group: Group) -> None:
     """`ProtocolError` unless a quorum of the survivors signed exactly this question and this set."""
-    wrong = []
+    quorum, good = group.parameters.quorum, 0
+    wrong = sorted(set(request.agreements) - set(request.survivors))
     for site, signature in request.agreements.items():
+        if site in wrong:
+            continue
         try:
             group.roster.verify(site, request.agreed(site), signature)
         except ProtocolError:
             wrong.append(site)
-    outside = sorted(set(request.agreements) - set(request.survivors))
-    good = len(request.agreements) - len({*wrong, *outside})
-    if good < group.parameters.quorum:
-        raise refusals.no_quorum(good, group.parameters.quorum, sorted({*wrong, *outside}), request)
+            continue
+        good += 1
+        if good == quorum:
+            return
+    raise refusals.no_quorum(good, quorum, sorted(wrong), request)

@@ -1,0 +1,156 @@
+"""`unisono simulate`: protocols put to the test on this computer, over many random schedules of faults and attacks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from unisono.cli.console import errors as error_console
+from unisono.cli.console import out as console
+from unisono.errors import StorageError
+from unisono.simulation.run import play, play_all
+from unisono.simulation.tally import LEAST_P, Tally
+
+app = typer.Typer(
+    help="Put a protocol to the test: many random schedules of faults and attacks.\n\n"
+    "Begin with: unisono simulate secagg --sites 12 --schedules 2000 --seed 7",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+SHOWN_FAILURES = 10
+
+
+@app.callback()
+def group() -> None:
+    """Put a protocol to the test: many random schedules of faults and attacks."""
+
+
+@app.command("secagg")
+def secagg(
+    sites: Annotated[int, typer.Option("--sites", help="The largest federation, 3 to 40 sites.")] = 12,
+    schedules: Annotated[int, typer.Option("--schedules", help="How many schedules.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same schedules, on any computer.")] = 7,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes. The totals do not depend on them.")] = 2,
+    replay: Annotated[
+        int | None, typer.Option("--replay", help="Play this one schedule, and print what each side said.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the counts to this file.")] = None,
+) -> None:
+    """Secure aggregation: drop-outs, crashes, altered and replayed messages, colluding sites, a lying coordinator.
+
+    After every operation a ledger of what an adversary knows is checked: sums are exact or not opened at all; no step
+    opens for two sets of sites; nobody's two shares are out; no mask hides two vectors; masked vectors are noise.
+    Exit code 0 if all invariants hold, 1 if not.
+
+    [bold]Example[/]: unisono simulate secagg --sites 12 --schedules 20000 --seed 7
+    """
+    if replay is not None:
+        _replay(seed, replay, sites)
+        return
+    tally = Tally()
+    with Progress(
+        TextColumn("[bold]secure aggregation[/]"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("schedules"),
+        TimeRemainingColumn(),
+        console=error_console,
+    ) as progress:
+        task = progress.add_task("schedules", total=schedules)
+        for count, batch in play_all(seed, schedules, sites, jobs):
+            tally.add(batch)
+            progress.advance(task, count)
+    _show(tally)
+    if json_file is not None:
+        _write(json_file, tally, sites=sites, seed=seed)
+    for index, what in tally.failures[:SHOWN_FAILURES]:
+        console.print(f"[red]✗[/] schedule {index}: {escape(what)}")
+        console.print(f"    unisono simulate secagg --sites {sites} --seed {seed} --replay {index}", soft_wrap=True)
+    if not tally.uniform:
+        console.print(f"[red]✗[/] masked vectors are not uniform (p below {LEAST_P:g})")
+    if tally.holds:
+        console.print("[green]✓[/] all invariants hold")
+        return
+    console.print(f"[red]✗[/] invariants are broken in {len(tally.failures)} of {tally.schedules} schedules")
+    raise typer.Exit(1)
+
+
+def _replay(seed: int, index: int, sites: int) -> None:
+    played = play(seed, index, sites)
+    console.print(f"Schedule {index} of seed {seed}, at most {sites} sites", style="bold")
+    for number, line in enumerate(played.trace):
+        console.print(f"{number:4d}  {line}", markup=False, soft_wrap=True)
+    if played.broken:
+        raise typer.Exit(1)
+    console.print("[green]✓[/] all invariants hold")
+
+
+def _show(tally: Tally) -> None:
+    console.print(f"{tally.schedules:,} schedules, {tally.operations:,} operations")
+    console.print(_counts("Federations", ("coordinator and line, threat, graph", "schedules"), tally.federations))
+    console.print(_counts("Sums", ("attempts that ended as", "number"), tally.sums))
+    console.print(_counts("Clean aborts, by cause", ("rule", "number"), tally.aborts))
+    console.print(_counts("Faults", ("what went wrong", "number"), tally.faults))
+    console.print(_attacks(tally.attacks))
+    console.print(_culprits(tally.culprits))
+    if tally.beyond:
+        console.print(_counts("Outside what is promised", ("setting", "schedules"), tally.beyond))
+    table = Table("masked vectors of honest sites", title="Are they noise? (256 byte values against uniform)")
+    for head in ("bytes", "chi-square (255 d.f.)", "p"):
+        table.add_column(head, justify="right")
+    for kind, (seen, statistic, p) in tally.uniformity().items():
+        table.add_row(kind, f"{seen:,}", f"{statistic:.1f}", f"{p:.3g}")
+    console.print(table)
+
+
+def _counts(title: str, heads: tuple[str, str], counts: Mapping[str, int]) -> Table:
+    table = Table(heads[0], title=title)
+    table.add_column(heads[1], justify="right")
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        table.add_row(escape(name), f"{counts[name]:,}")
+    return table
+
+
+def _attacks(attacks: Mapping[tuple[str, str], int]) -> Table:
+    """An answer is no success: what it tells is in the ledger, which found no harm in it."""
+    table = Table("the coordinator ...", title="Attacks, and what the sites asked said")
+    for head in ("asked", "refused", "answered, no harm", "nobody there"):
+        table.add_column(head, justify="right")
+    table.add_column("refused by")
+    for kind in sorted({kind for kind, _ in attacks}):
+        ways = {how: n for (name, how), n in attacks.items() if name == kind}
+        rules = Counter({how.removeprefix("refused: "): n for how, n in ways.items() if how.startswith("refused")})
+        numbers = (sum(ways.values()), rules.total(), ways.get("answered", 0), ways.get("nobody there", 0))
+        by = ", ".join(sorted(rules, key=lambda rule: (-rules[rule], rule)))
+        table.add_row(kind, *(f"{number:,}" for number in numbers), by)
+    return table
+
+
+def _culprits(culprits: Mapping[tuple[str, str], int]) -> Table:
+    table = Table("a colluding site's ...", title="What could be told of misbehaving sites")
+    heads = ("named", "noticed, nobody named", "another one named", "not noticed")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for misdeed in sorted({misdeed for misdeed, _ in culprits}):
+        table.add_row(misdeed, *(f"{culprits.get((misdeed, head), 0):,}" for head in heads))
+    return table
+
+
+def _write(path: Path, tally: Tally, **about: int) -> None:
+    try:
+        path.write_text(json.dumps({**about, **tally.to_tree()}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}.",
+            rule="storage",
+            remedy="Give --json a file in a folder that exists and that you may write to.",
+        ) from error

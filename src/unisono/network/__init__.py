@@ -1,0 +1,1 @@
+"""Between institutions: the wire, the coordinator service, the site agent, enrolment and keys."""

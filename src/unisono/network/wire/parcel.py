@@ -1,0 +1,84 @@
+"""A tree on its way, in chunks: going out without a copy of its arrays, coming in into one buffer that arrays then look into.
+
+What comes in is bounded, arrives in order, and can be resumed after a lost link from the byte where it stopped. Large ones
+are staged in a file (rule 9 of secure aggregation: a half upload counts for nothing, and no memory).
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from bisect import bisect_right
+from itertools import accumulate
+
+from unisono.errors import ProtocolError
+from unisono.federation.tree import Tree, parts, unpack
+
+CHUNK_BYTES = 1024 * 1024
+STAGED_BYTES = 4 * 1024 * 1024
+"""From this size on an incoming parcel is kept in a file that is mapped into memory."""
+
+
+class Outgoing:
+    """A packed tree, cut into chunks."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._parts = [memoryview(part) for part in parts(tree)]
+        self._starts = [0, *accumulate(len(part) for part in self._parts)]
+        self.size = self._starts[-1]
+
+    def chunk(self, offset: int) -> bytes:
+        """The bytes from `offset` on, at most `CHUNK_BYTES`: of one array where that fills a chunk, joined where not."""
+        found: list[memoryview] = []
+        room = CHUNK_BYTES
+        at = bisect_right(self._starts, offset) - 1
+        while room and at < len(self._parts):
+            begin = offset - self._starts[at]
+            piece = self._parts[at][begin : begin + room]
+            found.append(piece)
+            room -= len(piece)
+            offset += len(piece)
+            at += 1
+        return b"".join(found)
+
+
+class Incoming:
+    """A packed tree that is arriving. size: as announced, refused beyond `limit`."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        if size > limit:
+            raise ProtocolError(
+                f"A message of {size:,} bytes was announced; {limit:,} are taken.",
+                rule="message-size",
+                remedy="Nothing of it was read. Raise the limit at the receiving end if messages of this size are meant.",
+            )
+        self.size = size
+        self.received = 0
+        self._buffer: bytearray | mmap.mmap
+        if size < STAGED_BYTES:
+            self._buffer = bytearray(size)
+        else:
+            with tempfile.TemporaryFile(prefix="unisono-") as file:
+                file.truncate(size)
+                self._buffer = mmap.mmap(file.fileno(), size)
+
+    def append(self, offset: int, data: bytes) -> None:
+        """The next bytes. `ProtocolError` for a gap, an overlap or too many."""
+        end = offset + len(data)
+        if offset != self.received or end > self.size:
+            raise ProtocolError(
+                f"{len(data)} bytes came at {offset}; {self.received} of {self.size} were there.",
+                rule="message-order",
+                remedy="The connection is closed and opened again; the message goes on where it stopped.",
+            )
+        self._buffer[offset:end] = data
+        self.received = end
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte has come."""
+        return self.received == self.size
+
+    def tree(self) -> Tree:
+        """The tree; its arrays look into the buffer. `ProtocolError` if it is none."""
+        return unpack(memoryview(self._buffer))
