@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format bench simulate clean help
+.PHONY: demo test lint format bench simulate proto clean help
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -35,10 +35,15 @@ format: .venv/dev ## format and fix what ruff can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 bench: .venv/dev  ## every benchmark; tables go into docs/benchmarks.md
-	@$(BIN)/python benchmarks/statistics.py
+	@$(BIN)/python benchmarks/statistics.py --write
+	@$(BIN)/python benchmarks/secure_sum.py --write
 
-simulate: .venv/python ## secure aggregation under 200,000 random schedules of faults and attacks (about an hour on 2 cores)
+simulate: .venv/demo ## secure aggregation under 200,000 random schedules of faults and attacks (about an hour on 2 cores)
 	@$(BIN)/unisono simulate secagg --sites 12 --schedules 200000 --seed 1
+
+WIRE := src/unisono/network/wire
+proto: .venv/dev  ## compile the wire's protocol buffers again, after a change of unisono.proto
+	@$(PIP) grpcio-tools && $(BIN)/python -m grpc_tools.protoc -I $(WIRE) --python_out=$(WIRE) --pyi_out=$(WIRE) $(WIRE)/unisono.proto
 
 clean:            ## remove what the targets made
 	rm -rf .venv .bench-venv unisono-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,7 +37,7 @@ SIZES = (10_000, 1_000_000, 10_000_000)
 QUICK_SITES, QUICK_SIZES = (3, 10), (10_000, 1_000_000)
 LEFT_OUT = ((100, 10_000_000),)
 """4 GB of uploads, and nothing new to learn from them."""
-FLOWER = "flwr==1.42.*"
+FLOWER = "flwr>=1.41,<1.43"
 FLOWER_MOST_SITES, FLOWER_MOST_PARAMETERS = 20, 1_000_000
 ROUNDS = 2
 REPEATS = {10_000: 12, 1_000_000: 8, 10_000_000: 3}

@@ -29,7 +29,9 @@ SITES = engine.SITES[:3]  # no drop-out to spare: every step needs every site
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    return estimates(run(study(*ANALYSES, protection=PROTECTION), tmp_path_factory.mktemp("undisturbed"), data=hospitals(SITES)))
+    return estimates(
+        run(study(*ANALYSES, protection=PROTECTION), tmp_path_factory.mktemp("undisturbed"), data=hospitals(SITES))
+    )
 
 
 def folder_for(path: Path) -> Path:

@@ -112,6 +112,7 @@ def test_dataclasses_and_numpy_numbers_travel_as_plain_values() -> None:
         np.zeros(2, np.float16),
         {"$array": 0},
         {1: 0, "a": 0},
+        {9: 0, 10: 0},
         1j,
     ],
 )

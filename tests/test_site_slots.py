@@ -97,6 +97,7 @@ def masked_with_next(bench: Bench, ask: Ask, setup: SlotSetup, following: SlotSe
         message = replace(bench.question(ask, setup, site), next=NewSlot(following.slot, following.recipient))
         answer = bench.send(site, message)
         assert isinstance(answer, Masked)
+        assert answer.next is not None
         session.collect_masked(answer.part)
         following.collect_advertise(answer.next)
     return session
@@ -302,8 +303,10 @@ def test_one_run_under_two_studies_is_two_circles_under_one_name(bench: Bench, t
     permit = other.sites[ME]._studies[other.study.digest()].permit
     permit = permit.model_copy(update={"roster": dict(bench.roster.to_tree())}).signed(bench.homes[ME].identity())
     site.admit(other.study, permit, bench.roster, other.worker(ME))
-    bench.send(ME, wanted(bench.totals()))
-    refused(bench, ME, wanted(bench.totals(study=other.study.digest()), "slot-2"), ProtocolError, "frozen-sites")
+    setup = bench.setup(bench.totals())
+    elsewhere = bench.totals(study=other.study.digest())
+    refused(bench, ME, wanted(elsewhere, "slot-2"), ProtocolError, "frozen-sites")
+    refused(bench, ME, bench.question(elsewhere, setup, ME), ProtocolError, "frozen-sites")
     other.close()
 
 
@@ -430,7 +433,8 @@ def test_a_sum_is_delivered_to_its_reader_whole_and_after_unmasking(parish: Benc
     refused(parish, READER, noise, ProtocolError, "message-order")
     message = delivered(parish, ask, session)
     refused(parish, "padua", message, ProtocolError, "recipient")
-    for words in (message.words[:-1], np.append(message.words, message.words[:1]), message.words.astype(np.uint32)):
+    longer = np.zeros(message.words.size + 1, np.uint64)
+    for words in (message.words[:-1], longer, message.words.astype(np.uint32)):
         refused(parish, READER, replace(message, words=words), ProtocolError, "encoding-length")
     refused(parish, READER, replace(message, key=(*ask.key[:3], 9)), ProtocolError, "other-slot")
     with pytest.raises(SlotLost):

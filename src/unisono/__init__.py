@@ -7,14 +7,15 @@ answer["effect"].summary()
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from unisono.version import VERSION
 
 if TYPE_CHECKING:
     from unisono.api import StudyResult, run
     from unisono.errors import UnisonoError
 
-__version__ = version("unisono")
+__version__ = VERSION
 __all__ = ["StudyResult", "UnisonoError", "__version__", "run"]
 
 

@@ -117,3 +117,7 @@ class NetworkError(UnisonoError):
 
 class EnrolmentError(UnisonoError):
     """An institution cannot join: its token, its request, its name or its identity is not as it should be."""
+
+
+class WorkerError(UnisonoError):
+    """A site's worker process died, reached one of its limits, or cannot be run here; the site itself goes on."""

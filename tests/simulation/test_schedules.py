@@ -27,20 +27,22 @@ ONCE_BROKEN = [
     (7, 0, 12),  # the recipient colludes, and reads the sum without having unmasked
     (7, 227, 12),  # a site that missed a slot set up ahead is lost in it, not refused
     (7, 20, 12),  # a regular graph: a name missing in the site's half, no clean abort
+    (2026, 785, 8),  # a site that died before it knew the graph learns it only when every site is there
+    (2026, 1186, 8),  # the recipient of a sum dies between D and the sum
     (7, 2503, 12),  # another question under one step: the refusal itself failed
 ]
 
 
 @pytest.mark.parametrize("batch", range(8))
 def test_all_invariants_hold_in_hundreds_of_schedules(batch: int) -> None:
-    tally = play_range(SEED, batch * BATCH, (batch + 1) * BATCH, 8)
+    tally = play_range(SEED, batch * BATCH, (batch + 1) * BATCH, 6)
     assert tally.failures == []
     assert tally.uniform
     assert tally.sums["opened"] > BATCH / 2
 
 
 def test_all_invariants_hold_with_up_to_twelve_sites() -> None:
-    tally = play_range(SEED + 1, 0, 100, 12)
+    tally = play_range(SEED + 1, 0, 80, 12)
     assert tally.failures == [] and tally.uniform
 
 
@@ -57,7 +59,7 @@ def test_a_schedule_that_was_once_broken_holds(seed: int, index: int, sites: int
 
 
 def test_every_lie_fault_and_misdeed_really_happens_and_most_lies_are_refused() -> None:
-    tally = play_range(SEED + 2, 0, 700, 7)
+    tally = play_range(SEED + 2, 0, 400, 8)
     assert tally.failures == []
     tried = {kind for kind, _ in tally.attacks}
     assert tried == {kind for kinds in ATTACKS.values() for kind in kinds}
@@ -84,7 +86,7 @@ def test_a_schedule_is_the_same_whatever_the_hash_order_and_the_process() -> Non
 def test_the_totals_do_not_depend_on_the_number_of_processes() -> None:
     def total(jobs: int) -> str:
         tally = Tally()
-        for _, batch in play_all(3, 150, 5, jobs):
+        for _, batch in play_all(3, 110, 4, jobs):
             tally.add(batch)
         return json.dumps(tally.to_tree())
 

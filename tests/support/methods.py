@@ -61,7 +61,7 @@ class OfOne(Method[OneVariable]):
     @property
     def bound(self) -> float:
         variable = self.study.variables[self.spec.variable]
-        return max(abs(variable.min), abs(variable.max))  # type: ignore[union-attr]
+        return float(max(abs(variable.min), abs(variable.max)))  # type: ignore[union-attr]
 
     @classmethod
     def result(cls, study: Study, analysis: str, estimates: dict[str, Any], **rest: Any) -> Found:

@@ -1,4 +1,4 @@
-"""`unisono site`: what a hospital does with its own file before it takes part."""
+"""`unisono site`: what a hospital does with its own file before it takes part; the network's commands are in `site_network`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
+from unisono.cli import site_network
 from unisono.cli.console import out as console
 from unisono.errors import MappingError
 from unisono.methods.registry import check as method_checks
@@ -19,7 +20,7 @@ from unisono.site.data.readers import read
 from unisono.site.data.snapshot import freeze
 from unisono.study.load import load
 
-app = typer.Typer(help="A hospital's own data: map it to a study, check it.", no_args_is_help=True)
+app = typer.Typer(help="A hospital: its data, its agent, and the studies that it decides on.", no_args_is_help=True)
 DataFile = Annotated[Path, typer.Argument(help="CSV or Parquet.")]
 StudyFile = Annotated[Path, typer.Argument(help="The study: YAML or JSON.")]
 
@@ -81,3 +82,6 @@ def check(
     for note in snapshot.report.notes:
         console.print(f"- {note}", markup=False)
     console.print(f"[green]✓[/] {snapshot.table.n} rows can answer this study. This report stays at the hospital.")
+
+
+site_network.add_to(app)

@@ -89,7 +89,9 @@ def _skeleton(tree: Tree, arrays: list[np.ndarray[Any, Any]]) -> Any:
     if isinstance(tree, Mapping):
         if "$array" in tree:
             raise TypeError("the key '$array' is reserved")
-        return {str(key): _skeleton(tree[key], arrays) for key in sorted(tree)}
+        if not all(type(key) is str for key in tree):
+            raise TypeError("the keys of a mapping are texts")
+        return {key: _skeleton(tree[key], arrays) for key in sorted(tree)}
     if isinstance(tree, list | tuple):
         return [_skeleton(item, arrays) for item in tree]
     if tree is None or isinstance(tree, bool | int | float | str):

@@ -4,8 +4,8 @@ Proquints (D. S. Wilkerson, "A proposal for proquints", arXiv:0901.4016): 16 bit
 consonant, vowel, consonant, that can be read aloud in most languages.
 
 What equal words prove: a coordinator that shows two hospitals different rosters, both with keys of its own making, needs a
-collision of the words, about 2^(bits/2) trials. 64 bits are therefore a check against mistakes and a lazy attacker; against
-a determined one compare `Roster.fingerprint` of each site's key with that site itself, or ask for 128 bits.
+collision of the words, about 2^(bits/2) trials: 2^64 for the eight words of 128 bits, the default; 2^32, some hours on one
+computer, for four words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 
 from unisono.errors import EnrolmentError
 
-BITS = 64
+BITS = 128
 MOST_BITS = 256
 _CONSONANTS = "bdfghjklmnprstvz"
 _VOWELS = "aiou"

@@ -39,11 +39,11 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-def write(run: Run, comparison: Comparison | None = None) -> Written:
+def write(run: Run, comparison: Comparison | None = None, *, exchange: str = EXCHANGE) -> Written:
     """Write a run's folder, and the report from it.
 
     What an earlier command answered in the same folder stays and is reported on too. comparison: with the pooled fit, in
-    simulations. Without ``unisono[report]`` everything but figures and report is written, and a note says so; what goes
+    simulations. exchange: how asks travelled. Without ``unisono[report]`` everything but figures and report is written, and a note says so; what goes
     wrong with one analysis, or with the report, is noted and leaves the rest as it is.
     `StorageError` if the disk is full or a folder cannot be written.
     """
@@ -53,7 +53,7 @@ def write(run: Run, comparison: Comparison | None = None) -> Written:
     failed: list[str] = []
     entries = {name: _write_analysis(run, outcome, before.get(name), failed) for name, outcome in run.outcomes.items()}
     everything = {name: entry for name in study.analyses if (entry := entries.get(name, before.get(name))) is not None}
-    RunRecord(exchange=EXCHANGE, study=study.digest(), sites=sorted(run.sites), analyses=everything).write(out)
+    RunRecord(exchange=exchange, study=study.digest(), sites=sorted(run.sites), analyses=everything).write(out)
     _write_sites(run)
     if comparison is not None:
         journals = {name: entry.journal_digest for name, entry in everything.items()}

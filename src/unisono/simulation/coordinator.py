@@ -334,6 +334,8 @@ class Coordinator:
                 raise BrokenInvariant(f"the coordinator reads the sum for {self.plan.recipient} (rule 7)")
             said = world.receive(self.plan.recipient, at.ask.key, at.slot, total)
             if said.message is None:
+                if said.refused is None:
+                    at.prepared.failed.add(self.plan.recipient)
                 raise ProtocolError("The recipient is gone.", rule=said.refused or "recipient-gone", remedy="Retry.")
             total = said.message
         if not bool((total == expected).all()):
@@ -345,7 +347,7 @@ class Coordinator:
     def _must_have_opened(self, at: Attempt, error: UnisonoError, given: set[tuple[str, ...]], drawn: bool) -> None:
         """Liveness: with an honest coordinator, nobody on the line, and no more failures than the federation can bear, the
         sum opens."""
-        p, failed = self.plan.parameters, at.prepared.failed
+        p, failed = self.plan.parameters, at.prepared.failed | self._without_graph()
         if self.plan.mood != "calm" or (given and (not self.world.group.one_set_for_ever or at.session is None)):
             return
         survivors = () if at.session is None else at.session.survivors
@@ -360,6 +362,13 @@ class Coordinator:
         raise BrokenInvariant(
             f"{len(failed)} sites failed, the federation bears it, and yet the sum was not opened: {error.rule}"
         )
+
+    def _without_graph(self) -> set[str]:
+        """Honest sites that do not know the graph: they died before it was on their disk. They learn it from the next slot for
+        which every site is there."""
+        known = {site: self.world.nodes[site].disk.drawing(self.plan.run, 0) for site in self.world.honest}
+        regular = not self.plan.parameters.complete
+        return {site for site, drawing in known.items() if regular and (drawing is None or drawing[1] is None)}
 
     def _given_before(self, ask: Ask) -> set[tuple[str, ...]]:
         records = [self.world.nodes[site].disk.step(ask.key) for site in self.world.honest]

@@ -163,10 +163,10 @@ def _size(dice: Dice, most: int) -> int:
 
 
 def _parameters(dice: Dice, n: int, colluding: int, min_sites: int, threat: Threat) -> tuple[Parameters, bool]:
-    """What a study of this size derives; for one in four also a small regular graph, which no search would give."""
+    """What a study of this size derives; for many of six and more also a small regular graph, which no search would give."""
     derived = derive(n, colluding, min_sites, hide="secagg+", threat=threat)
     degree = dice.choice((4, 6))
-    if not derived.complete or degree >= n - 1 or colluding > degree - 2 or not dice.happens(0.35):
+    if not derived.complete or degree >= n - 1 or colluding > degree - 2 or not dice.happens(0.6):
         return derived, False
     # Condition 2 for certain, however the graph falls: all colluders may be neighbours of one site.
     t = (degree + colluding) // 2 + 1 if threat == "malicious" else max(colluding + 1, 2)

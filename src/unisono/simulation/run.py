@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from unisono.errors import UnisonoError
@@ -77,10 +79,28 @@ def play_all(seed: int, schedules: int, sites: int, jobs: int = 1) -> Iterator[t
         for first, last in ranges:
             yield last - first, play_range(seed, first, last, sites)
         return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = [(last - first, pool.submit(play_range, seed, first, last, sites)) for first, last in ranges]
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        with _deaf_to_interrupts():
+            running = [(last - first, pool.submit(play_range, seed, first, last, sites)) for first, last in ranges]
         for count, batch in running:
             yield count, batch.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C the batches that wait are not played
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started in here leave Ctrl-C to the one that started them, which then stops in good order."""
+    try:
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread: nobody presses Ctrl-C there
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def _graph(complete: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import gammaincc
 
 from unisono.protection.prg import Words
 
@@ -64,7 +64,7 @@ class Tally:
                 continue
             expected = total / 256
             statistic = float(((counts - expected) ** 2 / expected).sum())
-            found[kind] = (total, statistic, float(chi2.sf(statistic, 255)))
+            found[kind] = (total, statistic, float(gammaincc(255 / 2, statistic / 2)))
         return found
 
     @property

@@ -24,10 +24,11 @@ class Outcome:
     seconds: float
 
 
-def with_remarks(study: Study, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """The outcomes with notes on what only shows when analyses are seen together, or beside a hospital's own rules."""
+def with_remarks(study: Study, outcomes: Mapping[str, Outcome], *, simulated: bool = True) -> dict[str, Outcome]:
+    """The outcomes with notes on what only shows when analyses are seen together, or (simulated) beside a hospital's own
+    rules, which no hospital has applied."""
     found: dict[str, Outcome] = {}
-    refused = _refused_elsewhere(study)
+    refused = _refused_elsewhere(study) if simulated else []
     earlier: dict[str, int] = {}
     for name, outcome in outcomes.items():
         if outcome.answer is None:

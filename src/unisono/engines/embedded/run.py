@@ -6,25 +6,21 @@ The same command again replays what is journalled and goes on; it is refused if 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from unisono.engines.analysis import Place, answer_analysis
 from unisono.engines.embedded.exchange import EmbeddedExchange, Fault
 from unisono.engines.embedded.folder import Folder
 from unisono.engines.embedded.outcome import Outcome, with_remarks
 from unisono.engines.environment import environment
-from unisono.errors import JournalError, ParticipationError, StudyError, UnisonoError
+from unisono.errors import ParticipationError, StudyError, UnisonoError
 from unisono.federation.events import Event, Observer, nobody
-from unisono.federation.federation import Federation, Question
-from unisono.federation.journal import Journal
-from unisono.methods.registry import build
-from unisono.methods.runner import Answer, answer
 from unisono.protection.secagg.roster import Roster
 from unisono.site.agent import Site
 from unisono.site.data.snapshot import Snapshot, Source, freeze
@@ -157,9 +153,6 @@ class _Hospitals:
 
     async def answer(self, analysis: str, events: list[Event]) -> Outcome:
         """One analysis, from its journal on."""
-        path = self.out / analysis / "journal.db"
-        journal = Journal(path)
-        began = asyncio.get_running_loop().time()
 
         def observe(event: Event) -> None:
             events.append(event)
@@ -167,53 +160,16 @@ class _Hospitals:
 
         exchange = EmbeddedExchange(self.sites, faults=self.settings.faults, restart=self._restart)
         try:
-            run, strict = self._begin(journal, analysis)
-            observe(Event("analysis", analysis, name=build(self.study, analysis).name))
-            question = Question(self.study, run, analysis)
-            found, error = await _answered(
-                self.study,
-                analysis,
-                lambda: Federation(question, exchange, self.roster, journal, observer=observe, strict=strict),
+            place = Place(self.out, self.roster, environment())
+            return await answer_analysis(
+                self.study, analysis, place, exchange, observer=observe, check_data=self._check_data
             )
-            if found is not None and journal.last("finished") is None:
-                journal.write("finished", {"sites": list(found.sites)})
-            seconds = asyncio.get_running_loop().time() - began
-            observe(Event("finished" if error is None else "failed", analysis, seconds=seconds))
-            return Outcome(analysis, found, error, path, journal.digest, seconds)
         finally:
             exchange.close()
-            journal.close()
 
-    def _begin(self, journal: Journal, analysis: str) -> tuple[str, bool]:
-        """The run's name, and whether a replay must ask exactly what was asked. Refuses another study, sites or data."""
-        here = {"study": self.study.digest(), "analysis": analysis, "roster": dict(self.roster.to_tree())}
-        start = journal.last("start")
-        if start is None:
-            body = {"run": secrets.token_hex(16), "environment": environment(), **here}
-            journal.write("start", body)
-            start_body: dict[str, Any] = body
-        else:
-            assert start.body is not None  # the journal would be damaged
-            start_body = start.body
-        changed = [what for what, value in here.items() if start_body[what] != value]
-        if changed:
-            words = {"study": "another study", "analysis": "another analysis", "roster": "other sites"}
-            raise JournalError(
-                f"{journal.path.parent} holds a run of {' and '.join(words[c] for c in changed)}.",
-                rule="one-run-a-folder",
-                remedy="Write to another folder with --out, or begin anew with --fresh.",
-            )
+    def _check_data(self, run: str, study: str) -> None:
         for site in self.sites.values():
-            site.check_data(start_body["run"], start_body["study"])
-        same_place = start_body["environment"] == environment()
-        finished = journal.last("finished") is not None
-        if not same_place and not finished and journal.last("snapshot") is None and journal.last("opened") is not None:
-            raise JournalError(
-                "This run was begun with other packages or on another machine; its next numbers would not be the same bit for bit.",
-                rule="deterministic-replay",
-                remedy="Finish it where it was begun, or begin anew with --fresh.",
-            )
-        return str(start_body["run"]), same_place
+            site.check_data(run, study)
 
     def _restart(self, name: str) -> Site:
         return self._site(name)
@@ -222,15 +178,6 @@ class _Hospitals:
         """Close the sites' files."""
         for site in self.sites.values():
             site.close()
-
-
-async def _answered(
-    study: Study, analysis: str, begin: Callable[[], Federation]
-) -> tuple[Answer | None, UnisonoError | None]:
-    try:
-        return await answer(study, analysis, begin), None
-    except UnisonoError as error:
-        return None, error
 
 
 __all__ = ["Fault", "Outcome", "Run", "Settings", "SiteData", "run_study"]

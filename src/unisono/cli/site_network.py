@@ -1,0 +1,366 @@
+"""`unisono site` in the network: join a federation, name the data, serve, and decide on the studies that are offered."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from unisono.cli.console import out as console
+from unisono.errors import EnrolmentError, MissingExtra
+
+if TYPE_CHECKING:
+    from unisono.network.agent.folder import AgentFolder
+    from unisono.network.agent.steward import Desk, Done
+
+HOME = Path("~/.unisono/site")
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="UNISONO_SITE_HOME", help="The site's own folder: keys, permits, log.")
+]
+StudyName = Annotated[str, typer.Argument(help="The study's id, or the beginning of its digest.")]
+DataOption = Annotated[str | None, typer.Option("--data", help="Which dataset, if this site has several.")]
+Why = Annotated[str, typer.Option("--why", help="A reason; the researcher reads it.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: for scripts.")]
+ProxyOption = Annotated[
+    str | None, typer.Option("--proxy", help="HTTP CONNECT proxy: http://[user:password@]host:port.")
+]
+
+data_app = typer.Typer(help="The hospital's data, by name.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put these commands under `unisono site`."""
+    for name, command in (
+        ("join", join),
+        ("serve", serve),
+        ("studies", studies),
+        ("show", show),
+        ("approve", approve),
+        ("refuse", refuse),
+        ("withdraw", withdraw),
+        ("verify", verify),
+    ):
+        app.command(name)(command)
+    app.add_typer(data_app, name="data")
+
+
+def join(
+    token: Annotated[str, typer.Argument(help="The operator's token; or - to read it from standard input.")],
+    home: HomeOption = HOME,
+    proxy: ProxyOption = None,
+) -> None:
+    """Join a federation: this site makes its own keys, which never leave its folder, and shows them to the coordinator once.
+
+    [bold]Example[/]: unisono site join - --home /var/lib/unisono < token.txt
+    """
+    folder = _folder(home)
+    from unisono.network.agent.folder import proxy_of
+    from unisono.network.agent.join import join as join_federation
+    from unisono.site.agent import utc_now
+
+    text = typer.get_text_stream("stdin").read() if token == "-" else token  # noqa: S105  (a dash is no secret)
+    through = None if proxy is None else proxy_of(proxy)
+    found = asyncio.run(join_federation(text, folder, utc_now(), proxy=through, say=_say))
+    _say(f"joined as {found.name} at {found.address}", good=True)
+    console.print(f"  this site's key   {found.fingerprint}", markup=False)
+    console.print(f"  the authority     {found.ca_fingerprint}", markup=False)
+    console.print(f"  certificate until {found.expires:%Y-%m-%d}; it is renewed by itself", markup=False)
+    if found.words:
+        console.print(f"  the federation's word-code, so far  {found.words}", markup=False)
+    console.print("Tell the operator both fingerprints by telephone. Then:", markup=False)
+    console.print(f"  unisono site data add NAME FILE --home {home}", markup=False)
+    console.print(f"  unisono site serve --home {home}", markup=False)
+
+
+def serve(home: HomeOption = HOME, proxy: ProxyOption = None) -> None:
+    """Be the site's agent: dial the coordinator, and answer the studies that the data steward approved. Ctrl-C ends it.
+
+    [bold]Example[/]: unisono site serve --home /var/lib/unisono
+    """
+    folder = _folder(home)
+    from unisono.network.agent.folder import proxy_of
+    from unisono.network.agent.serve import Options
+
+    options = Options(listener=_Teller(), proxy=None if proxy is None else proxy_of(proxy))
+    asyncio.run(_served(folder, options))
+
+
+async def _served(folder: AgentFolder, options: Any) -> None:
+    from unisono.network.agent.serve import serve as serve_site
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve_site(folder, stop, options)
+
+
+_EVENTS = {
+    "started": "{site} dials {coordinator}",
+    "connected": "connected",
+    "disconnected": "the connection ended; it is opened again",
+    "unreachable": "{what} (tried again)",
+    "roster": "the federation has {sites} hospitals, word-code {words}",
+    "offered": "a new study waits for the data steward: unisono site show {id}",
+    "decided": "{id}: {decision}",
+    "taken-up": "{id} is answered, with dataset {dataset}",
+    "not-taken-up": "a study cannot be answered: {what}",
+    "not-told": "the coordinator could not be told: {what}",
+    "result": "{id}: results came",
+    "renewed": "the certificate was renewed, until {expires}",
+    "not-renewed": "the certificate could not be renewed: {what}",
+    "stopped-serving": "stopped",
+}
+
+
+class _Teller:
+    """Prints the agent's events; the same trouble again and again only once."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, event: str, facts: dict[str, Any]) -> None:
+        line = _EVENTS[event].format(**facts) if event in _EVENTS else ""
+        if line and line != self._last:
+            self._last = line
+            console.print(line, markup=False)
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+@data_app.command("add")
+def data_add(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet. It stays where it is.")],
+    mapping: Annotated[Path | None, typer.Option("--mapping", help="The mapping to the study's words.")] = None,
+    home: HomeOption = HOME,
+    force: Annotated[bool, typer.Option("--force", help="Put it in the place of one of the same name.")] = False,
+) -> None:
+    """Name a file of this hospital's, which is read once to see that it can be.
+
+    [bold]Example[/]: unisono site data add als-registry registry.csv --mapping registry.mapping.yaml
+    """
+    folder = _folder(home)
+    from unisono.network.agent import datasets
+    from unisono.site.agent import utc_now
+
+    folder.home.make()
+    found = datasets.add(folder, name, file, mapping, utc_now(), replace=force)
+    _say(f"{found.name}: {found.rows:,} rows, {found.columns} columns in {found.file}", good=True)
+
+
+@data_app.command("list")
+def data_list(home: HomeOption = HOME) -> None:
+    """List this hospital's datasets.
+
+    [bold]Example[/]: unisono site data list
+    """
+    folder = _folder(home)
+    from unisono.network.agent import datasets
+
+    found = datasets.listed(folder)
+    if not found:
+        console.print("No dataset yet. Add one: unisono site data add NAME FILE", markup=False)
+        return
+    _table(
+        ("name", "file", "mapping", "rows", "added"),
+        [(d.name, d.file, d.mapping or "none", f"{d.rows:,}", d.added[:10]) for d in found.values()],
+    )
+
+
+# -- the steward ------------------------------------------------------------------------------------------------------
+
+
+def studies(home: HomeOption = HOME) -> None:
+    """List the studies that were offered to this site, and what became of them.
+
+    [bold]Example[/]: unisono site studies
+    """
+    with _desk(home) as desk:
+        entries = desk.inbox.all()
+        status = desk.status()
+        roster = desk.folder.roster()
+    if status is None:
+        console.print("The agent is not serving: begin it with unisono site serve.", markup=False)
+    elif not status["connected"]:
+        trouble = status["trouble"]
+        console.print(f"The agent serves, without a connection. {trouble['what'] if trouble else ''}", markup=False)
+    if roster is not None:
+        from unisono.network.wordcode import word_code
+
+        who = f"{len(roster)} hospitals ({', '.join(roster.sites)})"
+        console.print(f"The federation: {who}, word-code {word_code(roster.digest)}", markup=False)
+    if not entries:
+        console.print("No study was offered yet.", markup=False)
+        return
+    _table(
+        ("study", "digest", "by", "decision", "coordinator says", ""),
+        [
+            (
+                e.id,
+                e.digest[:12],
+                e.researcher,
+                e.decision if e.told else f"{e.decision}, not told yet",
+                e.state,
+                e.trouble,
+            )
+            for e in entries
+        ],
+    )
+
+
+def show(study: StudyName, data: DataOption = None, home: HomeOption = HOME) -> None:
+    """Print what a data steward needs to decide: who asks, what for, with whom, what leaves, how protected, limits, own data.
+
+    [bold]Example[/]: unisono site show als-survival
+    """
+    with _desk(home) as desk:
+        from unisono.network.agent.sheet import render
+        from unisono.site.agent import utc_now
+
+        sheet = desk.sheet(study, data, utc_now())
+    console.print(render(sheet, console.width))
+    if sheet.entry.decision == "open":
+        console.print(
+            f"unisono site approve {sheet.entry.id}   or   unisono site refuse {sheet.entry.id}", markup=False
+        )
+
+
+def approve(study: StudyName, data: DataOption = None, yes: Yes = False, home: HomeOption = HOME) -> None:
+    """Sign the permit of a study, after its word-code was compared with the other hospitals.
+
+    [bold]Example[/]: unisono site approve als-survival
+    """
+    with _desk(home) as desk:
+        from unisono.site.agent import utc_now
+
+        sheet = desk.sheet(study, data, utc_now())
+        sites = ", ".join(sheet.roster.sites)
+        console.print(f"{sheet.entry.id}: {sheet.entry.study().question}", markup=False)
+        console.print(f"  asked by {sheet.entry.researcher}, over {sites}", markup=False)
+        console.print(f"  word-code  {sheet.words}", markup=False)
+        if not yes:
+            typer.confirm("Do the other hospitals see the same word-code, and may this site's part leave?", abort=True)
+        done = desk.approve(sheet, utc_now())
+    _said(f"{sheet.entry.id} is approved, until {sheet.permit.expires:%Y-%m-%d}", done)
+
+
+def refuse(study: StudyName, why: Why = "", home: HomeOption = HOME) -> None:
+    """Say no to a study that was offered.
+
+    [bold]Example[/]: unisono site refuse als-survival --why "no legal basis here"
+    """
+    with _desk(home) as desk:
+        from unisono.site.agent import utc_now
+
+        entry, done = desk.refuse(study, why, utc_now())
+    _said(f"{entry.id} is refused", done)
+
+
+def withdraw(study: StudyName, why: Why = "", yes: Yes = False, home: HomeOption = HOME) -> None:
+    """Stop a study that was approved, at once: nothing more is answered, and keys that were sent ahead are forgotten.
+
+    [bold]Example[/]: unisono site withdraw als-survival --why "consent was revoked"
+    """
+    with _desk(home) as desk:
+        from unisono.site.agent import utc_now
+
+        if not yes:
+            typer.confirm(f"Stop {study} at this site now?", abort=True)
+        entry, done = desk.withdraw(study, why, utc_now())
+    _said(f"{entry.id} is withdrawn", done)
+    console.print("Sums that were opened before contain this site's part, and cannot be taken back.", markup=False)
+
+
+def verify(
+    site: Annotated[str, typer.Argument(help="The other hospital.")],
+    study: Annotated[str, typer.Option("--study", help="The study in whose list its key was compared.")],
+    how: Annotated[str, typer.Option("--how", help="How, for example: read aloud by telephone.")],
+    home: HomeOption = HOME,
+) -> None:
+    """Mark another hospital's key as verified out of band: its fingerprint was compared with that hospital itself.
+
+    [bold]Example[/]: unisono site verify turin --study als-survival --how "telephone, Dr Bianchi"
+    """
+    with _desk(home) as desk:
+        from unisono.site.agent import utc_now
+
+        roster = desk.inbox.find(study).sites()
+        if site not in roster:
+            raise EnrolmentError(
+                f"There is no {site[:64]!r} in the list of that study.",
+                rule="known-sites",
+                remedy=f"Its hospitals are {', '.join(roster.sites)}.",
+            )
+        desk.verified().mark(site, roster[site], how, getpass.getuser(), utc_now())
+    _say(f"{site} is verified: {roster.fingerprint(site)}", good=True)
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+
+def _folder(home: Path) -> AgentFolder:
+    """The site's folder. `MissingExtra` if the network's packages are not installed."""
+    try:
+        installed = find_spec("grpc") is not None and find_spec("google.protobuf") is not None
+    except ModuleNotFoundError:
+        installed = False
+    if not installed:
+        raise MissingExtra(
+            "The network needs gRPC and protobuf, which are not installed.",
+            rule="missing-extra",
+            remedy="Install them with: pip install 'unisono[network]'.",
+        )
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from unisono.network.agent.folder import AgentFolder
+
+    return AgentFolder(home.expanduser())
+
+
+@contextmanager
+def _desk(home: Path) -> Iterator[Desk]:
+    folder = _folder(home)
+    from unisono.network.agent.steward import Desk
+
+    desk = Desk(folder)
+    try:
+        yield desk
+    finally:
+        desk.close()
+
+
+def _said(what: str, done: Done) -> None:
+    """What was decided, and who knows."""
+    _say(what, good=True)
+    if not done.served:
+        console.print(
+            "The agent is not serving: the coordinator is told when it does (unisono site serve).", markup=False
+        )
+    elif not done.told:
+        console.print("The coordinator is told as soon as it takes it.", markup=False)
+        if done.trouble is not None:
+            console.print(done.trouble.what, markup=False)
+
+
+def _say(what: str, *, good: bool = False) -> None:
+    console.print(Text.assemble(("✓ ", "green") if good else ("… ", "dim"), what))
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

@@ -1,0 +1,1 @@
+"""The coordinator service: the one port that sites, researchers and operators dial, and the studies that it runs."""

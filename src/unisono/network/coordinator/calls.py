@@ -1,0 +1,294 @@
+"""What researchers, operators and sites may call, and what they get. A call is a tree {call: name, ...}; whose it is, their
+certificate says. What a role may not call does not exist for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+import numpy as np
+
+from unisono.errors import NetworkError, ProtocolError, StudyError
+from unisono.federation.tree import Tree
+from unisono.methods.registry import check as method_checks
+from unisono.network import enrolment, pki
+from unisono.network.coordinator.sites import Sites
+from unisono.network.coordinator.store import Asked, unknown_study
+from unisono.network.coordinator.studies import Studies
+from unisono.network.enrolment import Invitations, JoinRequest, Member, Members, Token
+from unisono.network.pki import Authority, Peer, Role
+from unisono.network.signing import StudySignature
+from unisono.protection.secagg.roster import Roster
+from unisono.study.load import load
+
+_SHORTEST = 6
+"""Letters of a digest that name a study."""
+_MOST_WHY = 2000
+Handler = Callable[[Peer, dict[str, Any]], Tree | Awaitable[Tree]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What calls act on. address: where sites reach the coordinator, for invitations. changed: called when members came or
+    went; revoked: with fingerprints whose live streams must end."""
+
+    studies: Studies
+    sites: Sites
+    members: Members
+    invitations: Invitations
+    authority: Authority
+    address: str
+    clock: Callable[[], datetime]
+    changed: Callable[[], None]
+    revoked: Callable[[tuple[str, ...]], None]
+
+
+class Calls:
+    """The calls of every role."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._studies = service.studies
+        self._by_role: dict[Role, dict[str, Handler]] = {
+            "site": {
+                "approve": self._approve,
+                "refuse": self._refuse,
+                "withdraw": self._withdraw,
+                "studies": self._list,
+                "status": self._status,
+                "renew": self._renew,
+            },
+            "researcher": {
+                "submit": self._submit,
+                "studies": self._list,
+                "status": self._status,
+                "result": self._result,
+                "cancel": self._cancel,
+                "sites": self._sites,
+                "renew": self._renew,
+            },
+            "operator": {
+                "members": self._members,
+                "invite": self._invite,
+                "revoke": self._revoke,
+                "readiness": self._readiness,
+                "studies": self._list,
+                "status": self._status,
+                "cancel": self._cancel,
+                "sites": self._sites,
+                "renew": self._renew,
+            },
+        }
+
+    async def answer(self, peer: Peer, tree: Tree) -> Tree:
+        """What the call gives. Errors are `UnisonoError`, with rule and remedy."""
+        name = _text(tree, "call")
+        handler = self._by_role.get(peer.role, {}).get(name)
+        if handler is None:
+            raise NetworkError(
+                f"A {peer.role} cannot call {name[:40]!r}.",
+                rule="known-calls",
+                remedy=f"Calls of a {peer.role}: {', '.join(sorted(self._by_role.get(peer.role, {}))) or 'none'}.",
+            )
+        answer = handler(peer, tree)
+        return await answer if isinstance(answer, Awaitable) else answer
+
+    def watch(self, peer: Peer, tree: Tree) -> AsyncIterator[Tree]:
+        """{state, event} trees of one study, as they come."""
+        if _text(tree, "call") != "watch":
+            raise NetworkError("Only `watch` goes on.", rule="known-calls", remedy="Use a call.")
+        return self._studies.watch(self._one(peer, tree).digest)
+
+    def join(self, peer: Peer, tree: Tree) -> Tree:
+        """Let in who was invited."""
+        service = self._service
+        request = JoinRequest.read(json.dumps(tree).encode())
+        now = service.clock()
+        joined = enrolment.accept(request, peer, service.invitations, service.authority, service.members, now)
+        service.changed()
+        return joined.model_dump(mode="json")
+
+    # -- sites --------------------------------------------------------------------------------------------------------
+
+    def _approve(self, peer: Peer, tree: Tree) -> Tree:
+        return _short(self._studies.approve(peer.name, _text(tree, "study"), _text(tree, "permit")))
+
+    def _refuse(self, peer: Peer, tree: Tree) -> Tree:
+        return _short(self._studies.refuse(peer.name, _text(tree, "study"), _why(tree)))
+
+    def _withdraw(self, peer: Peer, tree: Tree) -> Tree:
+        return _short(self._studies.withdraw(peer.name, _text(tree, "study"), _why(tree)))
+
+    def _renew(self, peer: Peer, tree: Tree) -> Tree:
+        """Another certificate for a key that the member has one for already."""
+        service, now = self._service, self._service.clock()
+        request = pki.csr_of(_text(tree, "csr").encode())
+        certificate = service.authority.issue(request, peer.role, peer.name, now=now)
+        service.members.renewed(certificate, now)
+        return {"certificate": pki.pem(certificate).decode(), "ca": service.authority.ca_pem.decode()}
+
+    # -- researchers --------------------------------------------------------------------------------------------------
+
+    def _submit(self, peer: Peer, tree: Tree) -> Tree:
+        document, signature = _text(tree, "document"), StudySignature.from_tree(tree.get("signature"))
+        names = tree.get("sites")
+        if not isinstance(names, list) or not all(type(name) is str for name in names):
+            raise _format("sites")
+        try:
+            content = json.loads(document)
+        except (ValueError, RecursionError) as error:
+            raise _format("document") from error
+        if not isinstance(content, dict):
+            raise StudyError("The document is no study.", rule="study-file", remedy="Submit a study document.")
+        study = load(content, method_checks)
+        signature.verify(study)
+        member = self._service.members.find(peer.name)
+        if signature.researcher != peer.name or signature.identity != member.identity.hex():
+            raise NetworkError(
+                f"The study is not signed by {peer.name!r} with the key that they joined with.",
+                rule="study-signature",
+                remedy="Sign it with your own key: unisono study sign.",
+            )
+        return self._studies.status(self._studies.submit(study, document, signature, self._roster(names)))
+
+    def _roster(self, names: list[str]) -> Roster:
+        everyone = self._service.members.roster()
+        unknown = sorted(set(names) - set(everyone))
+        if unknown:
+            raise NetworkError(
+                f"No site is called {', '.join(name[:64] for name in unknown[:5])} here.",
+                rule="known-sites",
+                remedy=f"Sites that joined: {', '.join(everyone) or 'none yet'}.",
+            )
+        return Roster({name: everyone[name] for name in names})
+
+    async def _result(self, peer: Peer, tree: Tree) -> Tree:
+        asked = self._one(peer, tree)
+        files = await asyncio.to_thread(self._studies.results, asked.digest)
+        return {"files": {name: np.frombuffer(content, np.uint8) for name, content in files.items()}}
+
+    def _cancel(self, peer: Peer, tree: Tree) -> Tree:
+        return _short(self._studies.cancel(self._one(peer, tree).digest, f"the {peer.role} {peer.name}"))
+
+    def _list(self, peer: Peer, _: Tree) -> Tree:
+        return {"studies": [self._studies.status(asked) for asked in self._visible(peer)]}
+
+    def _status(self, peer: Peer, tree: Tree) -> Tree:
+        return self._studies.status(self._one(peer, tree))
+
+    def _sites(self, _: Peer, __: Tree) -> Tree:
+        """Who can be asked: names, keys, and who is there."""
+        roster = self._service.members.roster()
+        online = {line.name for line in self._service.sites.lines() if line.end.is_online}
+        return {"roster": roster.to_tree(), "online": sorted(online & set(roster))}
+
+    # -- operators ----------------------------------------------------------------------------------------------------
+
+    def _members(self, _: Peer, __: Tree) -> Tree:
+        service = self._service
+        waiting = service.invitations.open_invitations(service.clock())
+        return {
+            "members": [member_tree(member) for member in service.members.all()],
+            "invitations": [
+                {"id": i.id, "role": i.role, "name": i.name, "expires": i.expires.isoformat()} for i in waiting
+            ],
+        }
+
+    def _invite(self, _: Peer, tree: Tree) -> Tree:
+        """A token. Its text is shown once, and not kept."""
+        service = self._service
+        role, name, days = _text(tree, "role"), _text(tree, "name"), tree.get("days", enrolment.INVITATION_DAYS)
+        address = _text(tree, "address") if "address" in tree else service.address
+        if isinstance(days, bool) or not isinstance(days, int | float):
+            raise _format("days")
+        token: Token = service.invitations.invite(
+            service.authority, address, cast(Role, role), name, now=service.clock(), days=days
+        )
+        return {"token": token.encode(), "expires": token.peer.not_after.isoformat()}
+
+    def _revoke(self, _: Peer, tree: Tree) -> Tree:
+        service = self._service
+        marks = service.members.revoke(_text(tree, "who"), service.clock())
+        service.revoked(marks)
+        service.changed()
+        return {"revoked": list(marks)}
+
+    def _readiness(self, _: Peer, __: Tree) -> Tree:
+        """What each site says of itself."""
+        lines = {line.name: line for line in self._service.sites.lines()}
+        found = {}
+        for name in self._service.members.roster():
+            line = lines.get(name)
+            online = line is not None and line.end.is_online
+            found[name] = {"online": online, "about": {} if line is None else line.about}
+        return {"sites": found}
+
+    # -- which study --------------------------------------------------------------------------------------------------
+
+    def _visible(self, peer: Peer) -> list[Asked]:
+        """A researcher's own studies, those that a site is asked in, and all of them for an operator."""
+        everything = self._studies.store.all()
+        if peer.role == "operator":
+            return everything
+        if peer.role == "site":
+            return [asked for asked in everything if peer.name in asked.roster]
+        return [asked for asked in everything if asked.signature.researcher == peer.name]
+
+    def _one(self, peer: Peer, tree: Tree) -> Asked:
+        """By digest, its beginning, or the study's id where it is one study's alone."""
+        name = _text(tree, "study")
+        visible = self._visible(peer)
+        found = [a for a in visible if a.digest == name] or [a for a in visible if a.id == name]
+        if not found and len(name) >= _SHORTEST:
+            found = [a for a in visible if a.digest.startswith(name)]
+        if len(found) > 1:
+            raise NetworkError(
+                f"{len(found)} studies are called {name[:64]!r}.",
+                rule="known-studies",
+                remedy=f"Give the beginning of a digest: {', '.join(a.digest[:12] for a in found[:5])}.",
+            )
+        if not found:
+            raise unknown_study(name)
+        return found[0]
+
+
+def member_tree(member: Member) -> dict[str, Any]:
+    """A member in a message."""
+    return {
+        "name": member.name,
+        "role": member.role,
+        "identity": member.identity.hex(),
+        "joined": member.joined.isoformat(),
+        "revoked": None if member.revoked is None else member.revoked.isoformat(),
+        "fingerprints": list(member.fingerprints),
+    }
+
+
+def _short(asked: Asked) -> Tree:
+    return {"study": asked.digest, "state": asked.state, "why": asked.why}
+
+
+def _why(tree: Tree) -> str:
+    why = tree.get("why") or ""
+    if not isinstance(why, str):
+        raise _format("why")
+    return why[:_MOST_WHY]
+
+
+def _text(tree: Tree, name: str) -> str:
+    value = tree.get(name) if isinstance(tree, dict) else None
+    if not isinstance(value, str):
+        raise _format(name)
+    return value
+
+
+def _format(name: str) -> ProtocolError:
+    return ProtocolError(
+        f"The call's {name!r} cannot be read.",
+        rule="message-format",
+        remedy="Both ends must run the same version of Unisono.",
+    )

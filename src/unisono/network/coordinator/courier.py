@@ -1,0 +1,100 @@
+"""What each site must be told of studies: offers, states, results. In order, once it is there, again after a lost link; nothing
+is forgotten by a restart of either."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from unisono.errors import StorageError, UnisonoError
+from unisono.network.coordinator.home import CoordinatorHome
+from unisono.network.coordinator.running import result_files
+from unisono.network.coordinator.sites import Sites
+from unisono.network.coordinator.store import Delivery, Store
+from unisono.network.link import Restarted
+
+
+class Courier:
+    """Tells one site. `look` wakes it when there is something new. refused: told what the site would not take,
+    and why; None for what is kept, to be told later."""
+
+    def __init__(
+        self,
+        site: str,
+        sites: Sites,
+        store: Store,
+        home: CoordinatorHome,
+        refused: Callable[[Delivery | None, UnisonoError], None],
+    ) -> None:
+        self.site = site
+        self._sites = sites
+        self._store = store
+        self._home = home
+        self._refused = refused
+        self._news, self._told = asyncio.Event(), asyncio.Event()
+        self._task = asyncio.ensure_future(self._tell())
+
+    def look(self) -> None:
+        """There may be something new."""
+        self._news.set()
+
+    async def told(self, study: str) -> None:
+        """Returns when the site knows everything about a study."""
+        while self._store.owes(self.site, study):
+            self._told.clear()
+            await self._told.wait()
+
+    def stop(self) -> asyncio.Task[None]:
+        """No more; what was not delivered is, after the next start."""
+        self._task.cancel()
+        return self._task
+
+    async def _tell(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                told = await self._told_one()
+            except StorageError as error:  # a full disk, here or there: kept until something changes
+                self._refused(None, error)
+                told = False
+            if not told:
+                await self._news.wait()
+
+    async def _told_one(self) -> bool:
+        """Tell the site the first thing that it does not know; False if it knows everything."""
+        delivery = self._store.undelivered(self.site)
+        if delivery is None:
+            return False
+        await self._sites.line(self.site).end.online()
+        tree = await asyncio.to_thread(self._tree, delivery)
+        try:
+            await self._sites.ask(self.site, tree)
+        except Restarted:
+            return True
+        except StorageError:
+            raise
+        except UnisonoError as error:  # another telling would end no other way
+            self._refused(delivery, error)
+        self._store.delivered(delivery)
+        self._told.set()
+        return True
+
+    def _tree(self, delivery: Delivery) -> dict[str, Any]:
+        asked = self._store.find(delivery.study)
+        assert asked is not None  # deliveries are of studies
+        if delivery.kind == "offer":
+            return {
+                "to": "offer",
+                "study": asked.document,
+                "signature": asked.signature.to_tree(),
+                "roster": asked.roster.to_tree(),
+                "submitted": asked.submitted.isoformat(),
+            }
+        if delivery.kind == "state":
+            return {"to": "state", "study": asked.digest, "state": asked.state, "why": asked.why}
+        folder = self._home.folder(asked.id, asked.digest)
+        files = {name: np.frombuffer(content, np.uint8) for name, content in result_files(folder).items()}
+        return {"to": "result", "study": asked.digest, "files": files}

@@ -1,0 +1,360 @@
+"""The service: one port, gRPC over mutual TLS, for sites' streams, for joining, and for calls.
+
+Every call begins with who is asking: the certificate that TLS proved, its role, its time, whether it was revoked, and whether it
+is a member's. Live streams are checked again with every heartbeat, and end at once when a certificate is revoked. gRPC takes
+TLS 1.2 and 1.3 and lets no Python program raise the floor (its C core's default is 1.2); both of our ends then agree on 1.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+from threadpoolctl import threadpool_limits
+
+from unisono.errors import MissingExtra, NetworkError, ProtocolError, UnisonoError
+from unisono.federation.tree import Tree, pack, unpack
+from unisono.network import pki
+from unisono.network.coordinator.calls import Calls, Service, member_tree
+from unisono.network.coordinator.home import CoordinatorHome, Settings
+from unisono.network.coordinator.log import Log
+from unisono.network.coordinator.sites import Sites
+from unisono.network.coordinator.store import Store
+from unisono.network.coordinator.stream import Stream
+from unisono.network.coordinator.studies import Studies, stopping
+from unisono.network.enrolment import Invitations, Members
+from unisono.network.link import Restarted
+from unisono.network.pki import Peer, Role
+from unisono.network.wire.parcel import CHUNK_BYTES
+from unisono.network.wire.unisono_pb2 import Packed
+
+if TYPE_CHECKING:
+    import grpc
+
+    Context = grpc.aio.ServicerContext[bytes, bytes]
+
+SERVICE = "unisono.wire.v1.Coordinator"
+FRAME_BYTES = CHUNK_BYTES + 64 * 1024
+"""The largest message that is taken: a chunk with its frame, a call."""
+_IDLE_MS = 60_000
+_STOP_S = 2.0
+
+
+def utc_now() -> datetime:
+    """The service's clock."""
+    return datetime.now(UTC)
+
+
+def grpc_() -> Any:
+    """The gRPC library. `MissingExtra` if it is not installed."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # strangers' handshakes would fill the terminal
+    try:
+        import grpc
+        import grpc.aio
+    except ImportError as error:
+        raise MissingExtra(
+            "The network needs gRPC, which is not installed.",
+            rule="missing-extra",
+            remedy="Install it with: pip install 'unisono[network]'.",
+        ) from error
+    return grpc
+
+
+class Coordinator:
+    """One coordinator: `start` it, and `stop` it. Both in one event loop, which is the service's."""
+
+    def __init__(self, home: CoordinatorHome, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self.home = home
+        self.settings: Settings = home.settings()
+        self.clock = clock
+        self.port = 0
+        self._streams: set[Stream] = set()
+        self._live: Counter[str] = Counter()
+        self._errands: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> int:
+        """Listen; go on with what a restart interrupted. The port. `NetworkError` if it cannot be listened on, `StorageError`
+        if another coordinator serves this folder; nothing is then left open."""
+        async with AsyncExitStack() as opened:
+            await self._open(opened)
+            self._opened = opened.pop_all()
+        self._log.write("serving", listen=self.settings.listen, port=self.port)
+        return self.port
+
+    async def _open(self, opened: AsyncExitStack) -> None:
+        """Everything, in the order opposite to that in which `opened` closes it."""
+        home, limits = self.home, self.settings.limits
+        # As in the embedded engine: sums must not depend on how many threads happen to be free.
+        opened.callback(threadpool_limits(limits=1).restore_original_limits)
+        self._log = Log(home.log, self.clock)
+        opened.callback(self._log.close)
+        self._store = Store(home.store)
+        opened.callback(self._store.close)
+        self._members = Members(home.members)
+        opened.callback(self._members.close)
+        self._invitations = Invitations(home.invitations)
+        opened.callback(self._invitations.close)
+        opened.push_async_callback(self._end_errands)
+        self.sites = Sites(self.settings.grace_s, limits.message_bytes, self._site_changed)
+        opened.callback(self.sites.close)
+        self.studies = Studies(home, self._store, self.sites, self._log, self.clock, limits)
+        server = self._listening()
+        opened.push_async_callback(server.stop, _STOP_S)
+        opened.push_async_callback(self.studies.stop)
+        self._calls = Calls(
+            Service(
+                self.studies,
+                self.sites,
+                self._members,
+                self._invitations,
+                home.authority(),
+                f"{self.settings.hosts[0]}:{self.port}",
+                self.clock,
+                self._members_changed,
+                self._revoked,
+            )
+        )
+        await server.start()
+        self.studies.start()
+
+    async def stop(self) -> None:
+        """Say good-bye to every site, close every journal, and listen no more. What ran goes on at the next start."""
+        for stream in list(self._streams):
+            stream.close(stopping())
+        self._log.write("stopping")
+        await self._opened.aclose()
+
+    async def _end_errands(self) -> None:
+        for errand in list(self._errands):
+            errand.cancel()
+        await asyncio.gather(*self._errands, return_exceptions=True)
+        self._log.write("stopped")
+
+    def _listening(self) -> Any:
+        grpc, settings, credentials = grpc_(), self.settings, self.home.credentials()
+        limits, beat_ms = settings.limits, round(settings.heartbeat_s * 1000)
+        secure = grpc.ssl_server_credentials(
+            [(credentials.key_pem, credentials.chain_pem)], credentials.ca_pem, require_client_auth=True
+        )
+        options = [
+            ("grpc.max_receive_message_length", FRAME_BYTES),
+            ("grpc.max_send_message_length", -1),  # results; who asked has a limit of their own
+            ("grpc.max_concurrent_streams", limits.per_peer),
+            ("grpc.max_allowed_incoming_connections", limits.connections),
+            ("grpc.server_handshake_timeout_ms", round(limits.handshake_s * 1000)),
+            ("grpc.max_connection_idle_ms", _IDLE_MS),  # connected, and asks for nothing
+            ("grpc.keepalive_time_ms", max(3 * beat_ms, 1000)),  # frees what a dead machine left behind
+            ("grpc.keepalive_timeout_ms", max(beat_ms, 1000)),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.compression_enabled_algorithms_bitset", 1),  # none: nothing can grow after its size was checked
+            ("grpc.so_reuseport", 0),  # a second coordinator on the port is an error, not a coin to toss
+        ]
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.streams)
+        handlers = {
+            "Connect": grpc.stream_stream_rpc_method_handler(self._connect),
+            "Join": grpc.unary_unary_rpc_method_handler(self._join),
+            "Call": grpc.unary_unary_rpc_method_handler(self._call),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        try:
+            self.port = server.add_secure_port(settings.listen, secure)
+        except RuntimeError as error:
+            self.port = 0
+            raise NetworkError(
+                f"The coordinator cannot listen on {settings.listen}.",
+                rule="listen",
+                remedy="Another program listens there, or the address is not this machine's. Change `listen` in "
+                "coordinator.json.",
+            ) from error
+        return server
+
+    # -- who is asking ------------------------------------------------------------------------------------------------
+
+    def _peer(self, context: Context, *roles: Role) -> Peer:
+        """The member (or invited newcomer) at the other end. `UnisonoError` if the certificate does not open this door."""
+        found = list(context.auth_context().get("x509_pem_cert") or ())
+        if not found:
+            raise NetworkError("No certificate came.", rule="certificate-missing", remedy="Join first.")
+        peer = pki.peer_of(bytes(found[0]))
+        self._checked(peer, roles)
+        return peer
+
+    def _checked(self, peer: Peer, roles: tuple[Role, ...]) -> None:
+        if "invited" in roles:  # nobody's yet
+            pki.check(peer, self.clock(), self._members.revoked(), roles)
+        else:
+            self._members.check(peer, self.clock(), roles)
+
+    @contextmanager
+    def _counted(self, peer: Peer) -> Iterator[None]:
+        """One more call of this certificate, if it may have one."""
+        if self._live[peer.fingerprint] >= self.settings.limits.per_peer:
+            raise NetworkError(
+                f"{peer.name!r} has {self.settings.limits.per_peer} calls open.",
+                rule="calls-at-once",
+                remedy="Wait until some have ended.",
+            )
+        self._live[peer.fingerprint] += 1
+        try:
+            yield
+        finally:
+            self._live[peer.fingerprint] -= 1
+            if not self._live[peer.fingerprint]:
+                del self._live[peer.fingerprint]
+
+    # -- gRPC ---------------------------------------------------------------------------------------------------------
+
+    async def _connect(self, _: Any, context: Context) -> None:
+        grpc = grpc_()
+        try:
+            peer = self._peer(context, "site")
+            with self._counted(peer):
+                await self._site(peer, context)
+        except UnisonoError as error:
+            self._log.write("refused", call="connect", rule=error.rule)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{error.what} {error.remedy}")
+        except Exception as error:  # noqa: BLE001  (the other end vanished; or a fault of ours, which ends no other stream)
+            self._log.write("connection-broken", kind=type(error).__name__)
+
+    async def _site(self, peer: Peer, context: Context) -> None:
+        def still() -> None:
+            self._checked(peer, ("site",))
+
+        settings = self.settings
+        stream = Stream(context, peer, self.sites, self._log, self.clock, settings.heartbeat_s, still)
+        self._streams.add(stream)
+        try:
+            await stream.serve(settings.limits.handshake_s)
+        finally:
+            self._streams.discard(stream)
+
+    async def _join(self, request: bytes, context: Context) -> bytes:
+        async def joined(peer: Peer, tree: Tree) -> Tree:
+            return self._calls.join(peer, tree)
+
+        return await self._answered("join", request, context, ("invited",), joined)
+
+    async def _call(self, request: bytes, context: Context) -> bytes:
+        return await self._answered(
+            "call",
+            request,
+            context,
+            ("site", "researcher", "operator"),
+            self._calls.answer,
+        )
+
+    async def _answered(
+        self,
+        name: str,
+        request: bytes,
+        context: Context,
+        roles: tuple[Role, ...],
+        answer: Callable[[Peer, Tree], Awaitable[Tree]],
+    ) -> bytes:
+        who = ""
+        try:
+            peer = self._peer(context, *roles)
+            who = peer.name
+            with self._counted(peer):
+                return _packed({"ok": await answer(peer, _tree(request))})
+        except UnisonoError as error:
+            self._log.write("refused", call=name, by=who, rule=error.rule)
+            return _packed({"error": error.to_dict()})
+        except Exception as error:  # noqa: BLE001  (a fault of ours ends the call, not the service)
+            self._log.write("fault", call=name, by=who, kind=type(error).__name__)
+            return _packed({"error": _fault(error).to_dict()})
+
+    async def _watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        roles: tuple[Role, ...] = ("site", "researcher", "operator")
+        try:
+            peer = self._peer(context, *roles)
+            with self._counted(peer):
+                async for tree in self._calls.watch(peer, _tree(request)):
+                    self._checked(peer, roles)
+                    yield _packed({"ok": tree})
+        except UnisonoError as error:
+            self._log.write("refused", call="watch", rule=error.rule)
+            yield _packed({"error": error.to_dict()})
+        except Exception as error:  # noqa: BLE001  (as in a call)
+            self._log.write("fault", call="watch", kind=type(error).__name__)
+            yield _packed({"error": _fault(error).to_dict()})
+
+    # -- what changes -------------------------------------------------------------------------------------------------
+
+    def _site_changed(self, name: str) -> None:
+        self.studies.site_changed(name)
+        if self.sites.line(name).end.is_online:
+            self._tell_roster(name)
+
+    def _members_changed(self) -> None:
+        for line in self.sites.lines():
+            if line.end.is_online:
+                self._tell_roster(line.name)
+
+    def _tell_roster(self, name: str) -> None:
+        """Who the members are now; a site that misses it is told when it comes back."""
+        members = [member_tree(member) for member in self._members.all()]
+        tree = {"to": "roster", "roster": self._members.roster().to_tree(), "members": members}
+
+        async def tell() -> None:
+            try:
+                await self.sites.ask(name, tree)
+            except (Restarted, UnisonoError):
+                self._log.write("roster-missed", site=name)
+
+        task = asyncio.ensure_future(tell())
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    def _revoked(self, marks: tuple[str, ...]) -> None:
+        """Live streams of these certificates end at once."""
+        self._log.write("revoked", fingerprints=list(marks))
+        for stream in list(self._streams):
+            if stream.fingerprint in marks:
+                try:
+                    self._checked(stream.peer, ("site",))
+                except UnisonoError as error:
+                    stream.close(error)
+                    stream.leave()
+
+
+async def serve(home: CoordinatorHome, ready: Callable[[int], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT, and then stop in order. ready: called with the port."""
+    coordinator, over = Coordinator(home), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
+    ready(await coordinator.start())
+    try:
+        await over.wait()
+    finally:
+        await coordinator.stop()
+
+
+def _tree(request: bytes) -> Tree:
+    try:
+        return unpack(Packed.FromString(request).tree)
+    except DecodeError as error:
+        raise ProtocolError(
+            "A call cannot be read.", rule="message-format", remedy="Both ends must run the same version of Unisono."
+        ) from error
+
+
+def _packed(tree: Tree) -> bytes:
+    return Packed(tree=pack(tree)).SerializeToString()
+
+
+def _fault(error: Exception) -> NetworkError:
+    return NetworkError(
+        f"The coordinator could not answer ({type(error).__name__}).",
+        rule="coordinator-fault",
+        remedy="Ask its operator: the log says when.",
+    )

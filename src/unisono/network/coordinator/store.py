@@ -1,0 +1,243 @@
+"""What the coordinator remembers of studies, in one SQLite file (WAL): documents, permits, states, and what sites have not been
+told yet. Sums are in the studies' own journals."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from unisono.errors import StorageError, StudyError
+from unisono.federation.storage import begun, storage
+from unisono.network.signing import StudySignature
+from unisono.protection.secagg.roster import Roster
+from unisono.study.document import Study
+from unisono.study.load import load
+
+State = Literal["waiting", "ready", "running", "finished", "failed", "refused", "cancelled", "withdrawn"]
+OPEN: tuple[State, ...] = ("waiting", "ready", "running")
+"""In which something is still going to happen by itself."""
+OVER: tuple[State, ...] = ("finished", "refused", "cancelled", "withdrawn")
+"""In which nothing more will be asked. A failed study may be submitted again, and goes on."""
+
+Decision = Literal["approved", "refused", "withdrawn"]
+Kind = Literal["offer", "state", "result"]
+_VERSION = 1
+_PATIENCE_S = 0.5
+_SCHEMA = (
+    "CREATE TABLE studies (digest TEXT PRIMARY KEY, id TEXT NOT NULL, document TEXT NOT NULL, signature TEXT NOT NULL,"
+    " roster TEXT NOT NULL, submitted TEXT NOT NULL, state TEXT NOT NULL, why TEXT NOT NULL)",
+    "CREATE TABLE decisions (study TEXT NOT NULL, site TEXT NOT NULL, decision TEXT NOT NULL, why TEXT NOT NULL,"
+    " permit TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (study, site))",
+    "CREATE TABLE deliveries (seq INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT NOT NULL, study TEXT NOT NULL,"
+    " kind TEXT NOT NULL, UNIQUE (site, study, kind))",
+)
+_COLUMNS = "digest, id, document, signature, roster, submitted, state, why"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One study as it was submitted, and where it stands. document: as text, as it was signed."""
+
+    digest: str
+    id: str
+    document: str
+    signature: StudySignature
+    roster: Roster
+    submitted: datetime
+    state: State
+    why: str
+
+    def study(self) -> Study:
+        """The document, read again. What it names is checked when it is submitted, and by every site."""
+        return load(json.loads(self.document))
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What one site's steward decided. permit: JSON, empty unless approved."""
+
+    site: str
+    decision: Decision
+    why: str
+    permit: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Something that a site has not been told yet. What exactly is looked up when it is sent: a state may have changed."""
+
+    seq: int
+    site: str
+    study: str
+    kind: Kind
+
+
+class Store:
+    """The file, held by one process. Every change is on disk when the call returns. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """`StorageError` if another coordinator serves this folder, or the file cannot be written; `JournalError` if it is
+        damaged or was emptied."""
+        self.path = path
+        self._lock = threading.RLock()
+        with storage(path, "store of studies"):
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE_S, check_same_thread=False)
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        with storage(self.path, "store of studies"):
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if "locked" in str(error):
+                    raise _served(self.path) from error
+                raise
+            self._db.execute("PRAGMA synchronous=FULL")
+        with self._change() as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                begun(self.path, "studies", "store of studies", empty=True)
+                for table in _SCHEMA:
+                    db.execute(table)
+                db.execute(f"PRAGMA user_version={_VERSION}")
+        begun(self.path, "studies", "store of studies", empty=False)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    # -- studies ------------------------------------------------------------------------------------------------------
+
+    def submit(self, asked: Asked) -> None:
+        """A study that is new here, with an offer to every site of its roster."""
+        with self._change() as db:
+            values = (asked.digest, asked.id, asked.document, json.dumps(asked.signature.to_tree()))
+            rest = (json.dumps(asked.roster.to_tree()), asked.submitted.isoformat(), asked.state, asked.why)
+            db.execute(f"INSERT INTO studies ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", (*values, *rest))  # noqa: S608
+            _deliver(db, asked.digest, asked.roster.sites, "offer")
+
+    def forget(self, digest: str) -> None:
+        """A study that is submitted anew: what was decided on it before does not count."""
+        with self._change() as db:
+            for table, column in (("studies", "digest"), ("decisions", "study"), ("deliveries", "study")):
+                db.execute(f"DELETE FROM {table} WHERE {column} = ?", (digest,))  # noqa: S608
+
+    def find(self, digest: str) -> Asked | None:
+        """The study of that digest."""
+        rows = self._rows(f"SELECT {_COLUMNS} FROM studies WHERE digest = ?", digest)  # noqa: S608
+        return _asked(rows[0]) if rows else None
+
+    def all(self) -> list[Asked]:
+        """Every study, the oldest first."""
+        rows = self._rows(f"SELECT {_COLUMNS} FROM studies ORDER BY submitted, digest")  # noqa: S608
+        return [_asked(row) for row in rows]
+
+    def move(self, digest: str, state: State, why: str = "", *, results: bool = False) -> None:
+        """Another state; its sites are to be told. results: and are to be sent what was answered."""
+        with self._change() as db:
+            db.execute("UPDATE studies SET state = ?, why = ? WHERE digest = ?", (state, why, digest))
+            row = db.execute("SELECT roster FROM studies WHERE digest = ?", (digest,)).fetchone()
+            sites = tuple(json.loads(row[0]))
+            _deliver(db, digest, sites, "state")
+            if results:
+                _deliver(db, digest, sites, "result")
+
+    # -- what sites decided -------------------------------------------------------------------------------------------
+
+    def decide(self, digest: str, decided: Decided) -> None:
+        """A site's decision, in the place of an earlier one."""
+        with self._change() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO decisions (study, site, decision, why, permit, at) VALUES (?,?,?,?,?,?)",
+                (digest, decided.site, decided.decision, decided.why, decided.permit, decided.at.isoformat()),
+            )
+
+    def decisions(self, digest: str) -> dict[str, Decided]:
+        """By site."""
+        rows = self._rows("SELECT site, decision, why, permit, at FROM decisions WHERE study = ? ORDER BY site", digest)
+        return {row[0]: Decided(row[0], row[1], row[2], row[3], datetime.fromisoformat(row[4])) for row in rows}
+
+    # -- what sites have not been told --------------------------------------------------------------------------------
+
+    def undelivered(self, site: str) -> Delivery | None:
+        """The first thing to tell a site."""
+        rows = self._rows("SELECT seq, site, study, kind FROM deliveries WHERE site = ? ORDER BY seq LIMIT 1", site)
+        return Delivery(*rows[0]) if rows else None
+
+    def owes(self, site: str, study: str) -> bool:
+        """Whether there is something about a study that a site has not been told."""
+        return bool(self._rows("SELECT 1 FROM deliveries WHERE site = ? AND study = ? LIMIT 1", site, study))
+
+    def delivered(self, delivery: Delivery) -> None:
+        """The site has it; or refused it, which is as final."""
+        with self._change() as db:
+            db.execute("DELETE FROM deliveries WHERE seq = ?", (delivery.seq,))
+
+    # -- SQLite -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing."""
+        with self._lock, storage(self.path, "store of studies"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        with self._lock, storage(self.path, "store of studies"):
+            return self._db.execute(query, values).fetchall()
+
+
+def _deliver(db: sqlite3.Connection, digest: str, sites: tuple[str, ...], kind: Kind) -> None:
+    """Again at the end of the line, if it was waiting already: what is looked up later is the newest, once."""
+    db.executemany(
+        "INSERT OR REPLACE INTO deliveries (site, study, kind) VALUES (?,?,?)", [(site, digest, kind) for site in sites]
+    )
+
+
+def _asked(row: tuple[Any, ...]) -> Asked:
+    digest, id, document, signature, roster, submitted, state, why = row
+    return Asked(
+        digest,
+        id,
+        document,
+        StudySignature.from_tree(json.loads(signature)),
+        Roster.from_tree(json.loads(roster)),
+        datetime.fromisoformat(submitted),
+        state,
+        why,
+    )
+
+
+def _served(path: Path) -> StorageError:
+    return StorageError(
+        f"A coordinator serves {path.parent} already.",
+        rule="one-coordinator",
+        remedy="Stop the other one first, or name another folder.",
+    )
+
+
+def unknown_study(name: str) -> StudyError:
+    """No such study here, or not of whoever asks."""
+    return StudyError(
+        f"There is no study {name[:64]!r} here.",
+        rule="known-studies",
+        remedy="Give a study's digest, as it was answered when it was submitted, or see: unisono study status.",
+    )

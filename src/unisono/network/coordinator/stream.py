@@ -1,0 +1,279 @@
+"""One connection of one site: its hello, frames both ways, heartbeats, and an end that is always said and logged.
+
+A site may only speak frames. Whatever else comes, or comes out of order, ends the connection with a Bye that says which rule;
+requests stay open and go on over the next connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from unisono.errors import NetworkError, ProtocolError, UnisonoError
+from unisono.federation.tree import unpack
+from unisono.network import link
+from unisono.network.coordinator.log import Log
+from unisono.network.coordinator.sites import Line, Sites
+from unisono.network.wire.outbox import Outbox
+from unisono.network.wire.unisono_pb2 import Beat, Bye, Frame, Hello, Welcome
+from unisono.version import VERSION
+
+if TYPE_CHECKING:
+    import grpc
+
+    from unisono.network.pki import Peer
+
+MISSED = 3
+"""Heartbeats without a sign of life after which a connection is dead."""
+_PARTING_S = 2.0
+"""To write a Bye to somebody who may not be reading."""
+_PROOF_S = 20.0
+"""At most so long a second agent waits while the first one is to show that it lives; less than an agent waits for a welcome."""
+_ABOUT_BYTES = 64 * 1024
+_SESSION_LENGTH = 100
+
+
+class Stream:
+    """One site's live connection. check: raises if the peer's certificate no longer counts; called with every heartbeat."""
+
+    def __init__(
+        self,
+        context: grpc.aio.ServicerContext[bytes, bytes],
+        peer: Peer,
+        sites: Sites,
+        log: Log,
+        clock: Callable[[], datetime],
+        heartbeat_s: float,
+        check: Callable[[], None],
+    ) -> None:
+        self.peer = peer
+        self.fingerprint = peer.fingerprint
+        self.session = ""
+        self._context = context
+        self._sites = sites
+        self._log = log
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self._check = check
+        self._outbox = Outbox()
+        self._bye: UnisonoError | None = None
+        self._line: Line | None = None
+        self._heard = asyncio.Event()
+        self._why = "closed by the site"
+
+    async def serve(self, hello_s: float) -> None:
+        """Until the connection ends. hello_s: within which the site must say who it is."""
+        try:
+            await self._welcomed(hello_s)
+            await self._carry()
+        except UnisonoError as error:
+            self._bye = error
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._context.write(_frame(bye=_bye(error))), _PARTING_S)
+        finally:
+            self.leave()
+            about = {} if self._bye is None else {"rule": self._bye.rule}
+            self._log.write("site-left", site=self.peer.name, session=self.session[:16], why=self._why_left(), **about)
+
+    def close(self, error: UnisonoError) -> None:
+        """Say good-bye, and why."""
+        if self._bye is None:
+            self._bye = error
+            self._outbox.put(Frame(beat=Beat()))  # wakes the writer
+
+    def leave(self) -> None:
+        """Let go of the link at once: another stream takes its place."""
+        self._heard.set()
+        if self._line is not None:
+            line, self._line = self._line, None
+            line.end.disconnected(self._outbox)
+            self._sites.left(line, self)
+
+    async def beats_within(self, seconds: float) -> bool:
+        """Whether a sign of life comes within so long. Also false once the connection has ended."""
+        self._heard.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), seconds)
+        return self._heard.is_set() and self._line is not None
+
+    # -- hello --------------------------------------------------------------------------------------------------------
+
+    async def _welcomed(self, hello_s: float) -> None:
+        try:
+            async with asyncio.timeout(hello_s):
+                frame = await self._read()
+        except TimeoutError:
+            raise _trouble("No hello came.", "hello-late", "Open the connection again.") from None
+        if frame is None or frame.WhichOneof("kind") != "hello":
+            raise ProtocolError(
+                "The first frame was no hello.",
+                rule="message-order",
+                remedy="The connection is closed. The other end runs another version of Unisono, or altered software.",
+            )
+        hello = frame.hello
+        _same_protocol(hello)
+        about = _about(hello)
+        line = self._sites.line(self.peer.name)
+        await self._alone(line, hello.session)
+        self.session = hello.session
+        # From here to `connected` nothing else runs: what one side says is open is what the other finds.
+        line.about = about
+        opened = line.end.welcome(hello.session)
+        self._outbox.put(
+            Frame(
+                welcome=Welcome(
+                    protocol=link.PROTOCOL,
+                    software=VERSION,
+                    open=opened,
+                    heartbeat_ms=round(self._heartbeat_s * 1000),
+                    time_ms=self._now_ms(),
+                )
+            )
+        )
+        line.end.connected({p.id: p.received for p in hello.open}, self._outbox)
+        self._line = line
+        self._sites.arrived(line, self)
+        self._log.write("site-arrived", site=line.name, session=self.session[:16], software=hello.software[:64])
+
+    async def _alone(self, line: Line, session: str) -> None:
+        """One live stream a site. The same session again is a half-open link that was given up at the other end; another
+        session is another process: the first one is asked for a sign of life, and stays if it gives one."""
+        while isinstance(first := line.stream, Stream):
+            if first.session != session and await first.beats_within(min(self._heartbeat_s * 1.25, _PROOF_S)):
+                self._log.write("two-agents", site=line.name, fingerprint=self.fingerprint)
+                raise _trouble(
+                    f"Another agent of {line.name!r} is connected, and alive.",
+                    "two-agents",
+                    "One site has one agent: stop the other one. If there is none of yours, somebody has a copy of this "
+                    "site's key: call the coordinator's operator, who revokes it.",
+                )
+            if line.stream is first:
+                first.close(_replaced())
+                first.leave()
+
+    # -- frames both ways ---------------------------------------------------------------------------------------------
+
+    async def _carry(self) -> None:
+        reader, writer, beats = (asyncio.ensure_future(work) for work in (self._receive(), self._send(), self._beat()))
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if self._bye is not None and not writer.done():
+                await asyncio.wait({writer}, timeout=_PARTING_S)
+        finally:
+            for task in (reader, writer, beats):
+                task.cancel()
+            await asyncio.gather(reader, writer, beats, return_exceptions=True)
+
+    async def _receive(self) -> None:
+        """Until the site closes, falls silent, or breaks a rule."""
+        while True:
+            try:
+                async with asyncio.timeout(MISSED * self._heartbeat_s):
+                    frame = await self._read()
+                if frame is None or self._line is None:
+                    return
+                self._heard.set()
+                if frame.WhichOneof("kind") == "beat":
+                    self._check()
+                self._line.end.receive(frame)
+            except TimeoutError:
+                self._why = "silent"
+                return
+            except OSError as error:
+                self.close(_storage(error))
+                return
+            except UnisonoError as error:
+                self.close(error)
+                return
+
+    async def _send(self) -> None:
+        """Everything that is due, one frame at a time; a Bye is the last."""
+        async for frame in self._outbox.frames():
+            if self._bye is not None:
+                break
+            await self._context.write(frame.SerializeToString())
+        if self._bye is not None:
+            await self._context.write(_frame(bye=_bye(self._bye)))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            self._outbox.put(Frame(beat=Beat(time_ms=self._now_ms())))
+
+    async def _read(self) -> Frame | None:
+        """The next frame; None when the site closed its side."""
+        read: Callable[[], Awaitable[Any]] = self._context.read
+        data = await read()
+        if not isinstance(data, bytes):
+            return None
+        try:
+            return Frame.FromString(data)
+        except DecodeError as error:
+            raise ProtocolError(
+                f"{len(data)} bytes that are no frame came.",
+                rule="message-format",
+                remedy="The connection is closed. The other end runs another version of Unisono, or altered software.",
+            ) from error
+
+    def _now_ms(self) -> int:
+        return round(self._clock().timestamp() * 1000)
+
+    def _why_left(self) -> str:
+        return self._why if self._bye is None else self._bye.what
+
+
+def _same_protocol(hello: Hello) -> None:
+    if hello.protocol != link.PROTOCOL:
+        raise _trouble(
+            f"The site speaks version {hello.protocol} of the wire (Unisono {hello.software[:32]!r}), this coordinator version "
+            f"{link.PROTOCOL} (Unisono {VERSION!r}).",
+            "version-skew",
+            "Install the same version of Unisono at both ends.",
+        )
+
+
+def _about(hello: Hello) -> dict[str, Any]:
+    """What the site says of itself: method versions, readiness."""
+    if not hello.session or len(hello.session) > _SESSION_LENGTH or len(hello.about) > _ABOUT_BYTES:
+        raise ProtocolError(
+            "The hello names no session, or says more than fits.",
+            rule="message-format",
+            remedy="The connection is closed. The other end runs another version of Unisono, or altered software.",
+        )
+    if len(hello.open) > link.OPEN_LIMIT:
+        raise ProtocolError(
+            f"The hello names more than {link.OPEN_LIMIT} open requests.",
+            rule="open-requests",
+            remedy="The connection is closed. The other end runs another version of Unisono, or altered software.",
+        )
+    about = unpack(hello.about) if hello.about else {}
+    return about if isinstance(about, dict) else {}
+
+
+def _bye(error: UnisonoError) -> Bye:
+    return Bye(rule=error.rule, what=error.what, remedy=error.remedy)
+
+
+def _frame(*, bye: Bye) -> bytes:
+    return Frame(bye=bye).SerializeToString()
+
+
+def _trouble(what: str, rule: str, remedy: str) -> NetworkError:
+    return NetworkError(what, rule=rule, remedy=remedy)
+
+
+def _replaced() -> NetworkError:
+    return _trouble("Another connection of this site took over.", "connection-replaced", "Nothing to do.")
+
+
+def _storage(error: OSError) -> NetworkError:
+    return _trouble(
+        f"The coordinator cannot keep what is coming: {error.strerror or type(error).__name__}.",
+        "coordinator-storage",
+        "The connection is opened again later. The coordinator's operator must free disk space.",
+    )
