@@ -727,7 +727,7 @@ def test_a_site_whose_certificate_is_another_authority_s_is_not_let_in(tmp_path:
     run(tmp_path, go)
 
 
-async def connect_proxy(seen: list[bytes], refuse: bool = False) -> asyncio.AbstractServer:
+async def connect_proxy(seen: list[bytes], refuse: bool = False) -> asyncio.Server:
     """An HTTP CONNECT proxy."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -837,11 +837,13 @@ def test_a_study_whose_file_is_away_does_not_stop_the_agent_and_is_taken_up_when
 
 def test_the_real_worker_process_answers_and_is_gone_at_the_end(tmp_path: Path) -> None:
     async def go(world: World) -> None:
-        workers: list[Any] = []
+        workers: list[ProcessWorker] = []
 
         def noted(study: Study, dataset: datasets.Dataset, site: str, secret: bytes) -> Worker:
-            workers.append(make_worker(study, dataset, site, secret))
-            return workers[-1]
+            worker = make_worker(study, dataset, site, secret)
+            assert isinstance(worker, ProcessWorker)
+            workers.append(worker)
+            return worker
 
         world.make = noted
         roster = await three_approved(world)
@@ -853,6 +855,7 @@ def test_the_real_worker_process_answers_and_is_gone_at_the_end(tmp_path: Path) 
         for agent in world._agents:
             await world.stop(agent)
         for pid in pids:
+            assert pid is not None
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
 

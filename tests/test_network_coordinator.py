@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -150,6 +151,76 @@ def test_a_coordinator_that_is_stopped_in_the_middle_of_a_run_goes_on_after_its_
             assert await opened.files(digest) == files
 
     asyncio.run(go())
+
+
+def test_a_watcher_is_told_when_the_coordinator_stops(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with net(tmp_path) as opened:
+            opened.sites["turin"].approving = False
+            digest = await opened.submit(engine.study("table"))
+
+            async def watch() -> None:
+                async for _ in watched(opened.port, opened.researcher, digest):
+                    pass
+
+            watching = asyncio.ensure_future(watch())
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+            await opened.restart()
+            assert time.monotonic() - began < 1.5
+            with pytest.raises(KeyError, match="ok"):  # an {error: ...}
+                await watching
+
+    asyncio.run(go())
+
+
+def test_a_coordinator_killed_in_the_middle_of_a_run_goes_on_after_its_start(tmp_path: Path) -> None:
+    async def go() -> None:
+        opened = await Net.open(tmp_path)
+        await opened.coordinator.stop()
+        service = Service(opened)
+        try:
+            await service.start()
+            digest = await opened.submit(engine.study("effect"))
+            await event(opened, digest, "opened", times=2)
+            await service.kill()
+            await service.start()
+            await opened.until(digest, "finished")
+            assert estimates(await opened.files(digest), "effect") == embedded("effect")
+        finally:
+            await service.kill()
+            for client in opened.sites.values():
+                await client.stop()
+        steps = opened_steps(opened, digest, "effect")
+        assert len(set(steps)) == len(steps)
+
+    asyncio.run(go())
+
+
+class Service:
+    """The coordinator as a process of its own, to be killed."""
+
+    def __init__(self, opened: Net) -> None:
+        self.home = opened.home
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        code = (
+            "import asyncio, sys; from pathlib import Path;"
+            "from unisono.network.coordinator.home import CoordinatorHome;"
+            "from unisono.network.coordinator.service import serve;"
+            "asyncio.run(serve(CoordinatorHome(Path(sys.argv[1])), lambda port: print(port, flush=True)))"
+        )
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, str(self.home.path), stdout=asyncio.subprocess.PIPE
+        )
+        assert self.process.stdout is not None
+        await self.process.stdout.readline()
+
+    async def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
 
 
 def test_a_site_that_was_restarted_is_asked_again_and_the_study_goes_on(tmp_path: Path) -> None:
@@ -436,19 +507,15 @@ def test_agents_join_with_tokens_stewards_approve_and_results_come_to_every_hosp
             digest = await opened.submit(engine.study("odds"))
             async with asyncio.timeout(30):
                 for name in SITES:
-                    while not (found := opened.coordinator.sites.line(name)).end.is_online or await asyncio.to_thread(
-                        opened.coordinator._store.owes, name, digest
-                    ):
-                        await asyncio.sleep(0.02)
-                    assert found.about["methods"]["cox"] == 1
+                    await opened.coordinator.studies._courier(name).told(digest)
+                    assert opened.coordinator.sites.line(name).about["methods"]["cox"] == 1
                     await asyncio.to_thread(approved, folders[name])
             await opened.until(digest, "finished")
             files = await opened.files(digest)
             assert estimates(files, "odds") == embedded("odds")
             async with asyncio.timeout(10):
                 for name in SITES:
-                    while opened.coordinator._store.owes(name, digest):
-                        await asyncio.sleep(0.02)
+                    await opened.coordinator.studies._courier(name).told(digest)
                     kept = folders[name].path / "results" / "lung"
                     assert (kept / "odds" / "result.json").read_bytes() == files["odds/result.json"]
             stop.set()

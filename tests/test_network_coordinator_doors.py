@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -100,6 +101,27 @@ def test_only_members_with_a_certificate_of_this_authority_that_still_holds_get_
             assert await rule(opened.port, nobody, call="studies") == "member-unknown"
             frames, code = await spoken(opened.port, nobody, hello())
             assert (frames, code) == ([], grpc.StatusCode.PERMISSION_DENIED)
+
+    asyncio.run(go())
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_the_port_speaks_tls_1_3_and_nothing_below_1_2(tmp_path: Path) -> None:
+    def spoken_version(port: int, at_most: ssl.TLSVersion) -> str | None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, at_most
+        context.set_ciphers("DEFAULT@SECLEVEL=0")  # so that this end would
+        context.set_alpn_protocols(["h2"])
+        with socket.create_connection(("127.0.0.1", port), 5) as plain, context.wrap_socket(plain) as secure:
+            return secure.version()
+
+    async def go() -> None:
+        async with net(tmp_path, ()) as opened:
+            assert await asyncio.to_thread(spoken_version, opened.port, ssl.TLSVersion.MAXIMUM_SUPPORTED) == "TLSv1.3"
+            with pytest.raises(OSError):
+                await asyncio.to_thread(spoken_version, opened.port, ssl.TLSVersion.TLSv1_1)
 
     asyncio.run(go())
 

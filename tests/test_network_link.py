@@ -136,6 +136,26 @@ def test_a_request_that_was_given_up_is_forgotten_at_the_site() -> None:
     asyncio.run(go())
 
 
+def test_a_request_that_cannot_be_read_or_answered_gets_an_error_for_an_answer() -> None:
+    async def go() -> None:
+        async def broken(tree: Any) -> Any:
+            raise ZeroDivisionError(tree["secret"])
+
+        coordinator, site = CoordinatorEnd(), SiteEnd(broken, "s1")
+        wire = asyncio.ensure_future(Wire(coordinator, site).run())
+        answer = await coordinator.request({"secret": "a value"})
+        assert answer["error"]["rule"] == "site-fault"
+        assert "a value" not in str(answer)
+        number = 77
+        site.receive(Frame(begin=Begin(id=number, size=4)))
+        site.receive(Frame(chunk=Chunk(id=number, offset=0, data=b"junk")))
+        await asyncio.sleep(0.01)
+        assert site._open[number].answer is not None
+        wire.cancel()
+
+    asyncio.run(go())
+
+
 def test_frames_that_no_site_of_ours_sends_are_refused() -> None:
     async def go() -> None:
         coordinator = CoordinatorEnd(limit=1000)

@@ -108,7 +108,7 @@ async def _served(folder: AgentFolder, options: Any) -> None:
 _EVENTS = {
     "started": "{site} dials {coordinator}",
     "connected": "connected",
-    "disconnected": "the connection ended; it is opened again",
+    "disconnected": "the connection ended",
     "unreachable": "{what} (tried again)",
     "roster": "the federation has {sites} hospitals, word-code {words}",
     "offered": "a new study waits for the data steward: unisono site show {id}",

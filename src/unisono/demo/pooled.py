@@ -11,16 +11,23 @@ from unisono.report.comparison import Comparison
 if TYPE_CHECKING:
     import pandas as pd
 
+    from unisono.methods.base import Result
     from unisono.site.data.snapshot import Snapshot
 
 
 def compare(answered: StudyResult) -> Comparison:
-    """Federated and pooled, number by number: Cox (stratified by hospital, Efron), the log-rank test and the medians."""
+    """Federated and pooled, number by number."""
+    results = {name: o.answer.result for name, o in answered.completed.outcomes.items() if o.answer is not None}
+    return against_pooled(results, answered.completed.snapshots)
+
+
+def against_pooled(results: Mapping[str, Result], snapshots: Mapping[str, Snapshot]) -> Comparison:
+    """The results of the demo's study beside a fit of all hospitals' patients, pooled: Cox (stratified by hospital, Efron), the
+    log-rank test and the medians."""
     from lifelines import CoxPHFitter, KaplanMeierFitter
     from lifelines.statistics import logrank_test
 
-    pooled = _pooled(answered.completed.snapshots)
-    results = {name: o.answer.result for name, o in answered.completed.outcomes.items() if o.answer is not None}
+    pooled = _pooled(snapshots)
     rows: list[tuple[str, float, float]] = []
     if "effect" in results:
         complete = pooled.dropna(subset=["months", "died", "age", "sex", "ecog"])

@@ -489,7 +489,8 @@ class Invitations(_Store):
 
 @dataclass(frozen=True)
 class Member:
-    """One institution or person. identity: Ed25519 public key (32 bytes); fingerprints: of the certificates that still count."""
+    """One institution or person. identity: Ed25519 public key (32 bytes); fingerprints: of the certificates that still count; certified: when the
+    newest of them was made known here."""
 
     name: str
     role: Role
@@ -497,6 +498,7 @@ class Member:
     joined: datetime
     revoked: datetime | None
     fingerprints: tuple[str, ...]
+    certified: datetime | None = None
 
 
 class Members(_Store):
@@ -595,15 +597,25 @@ class Members(_Store):
     def all(self) -> tuple[Member, ...]:
         """Everyone, revoked members too, by name."""
         marks: dict[str, list[str]] = {}
+        newest: dict[str, float] = {}
         with self._lock:
             members = self._rows("SELECT name, role, identity, joined, revoked FROM members ORDER BY name")
             certificates = self._rows(
-                "SELECT name, fingerprint FROM certificates WHERE revoked IS NULL ORDER BY added, rowid"
+                "SELECT name, fingerprint, added FROM certificates WHERE revoked IS NULL ORDER BY added, rowid"
             )
-        for name, mark in certificates:
+        for name, mark, added in certificates:
             marks.setdefault(name, []).append(mark)
+            newest[name] = added
         return tuple(
-            Member(name, role, identity, _utc(joined), _utc_or_none(revoked), tuple(marks.get(name, ())))
+            Member(
+                name,
+                role,
+                identity,
+                _utc(joined),
+                _utc_or_none(revoked),
+                tuple(marks.get(name, ())),
+                _utc_or_none(newest.get(name)),
+            )
             for name, role, identity, joined, revoked in members
         )
 

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from unisono.errors import ProtocolError
+from unisono.errors import ProtocolError, UnisonoError
 from unisono.federation.tree import Tree
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.parcel import Incoming, Outgoing
@@ -214,7 +214,18 @@ class SiteEnd:
             item.work = asyncio.ensure_future(self._answer(number, item))
 
     async def _answer(self, number: int, item: _Answering) -> None:
-        item.answer = Outgoing(await self.handler(item.incoming.tree()))
+        try:
+            answer = await self.handler(item.incoming.tree())
+        except UnisonoError as error:
+            answer = {"kind": "error", "error": error.to_dict()}
+        except Exception as error:  # noqa: BLE001  whatever it is, who asked must not wait for ever, and is told no value
+            fault = ProtocolError(
+                f"The request could not be answered ({type(error).__name__}).",
+                rule="site-fault",
+                remedy="Nothing left the site. Report it, with the versions of Unisono at both ends.",
+            )
+            answer = {"kind": "error", "error": fault.to_dict()}
+        item.answer = Outgoing(answer)
         if self._outbox is not None and number in self._open:
             self._outbox.send(number, item.answer)
 

@@ -35,8 +35,9 @@ CHUNK_BYTES = 512 * 1024
 """From 128 to 512 KiB one thread measures the same (below, the calls cost more than the work; above, the additions leave
 the level-2 cache), but two threads wait for the interpreter less often the longer a call is: 1e7 parameters with 10 masks
 take 56 ms at 256 KiB, 48 ms here and 51 ms at 1 MiB, on two cores."""
-_CHUNKS_A_THREAD = 2
-"""A thread is worth starting (about 0.1 ms) for a megabyte of words, not for less."""
+_CHUNKS_A_THREAD = 8
+"""A thread is worth starting for 4 MiB of words, not for less: two threads spend about a quarter more processor time on 4 MB,
+in handing the interpreter over, than one does."""
 _CHECKSUM_BYTES = 2**22
 _ZEROS = bytes(CHUNK_BYTES)
 

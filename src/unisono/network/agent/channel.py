@@ -39,16 +39,18 @@ def grpc_() -> Any:
     return grpc
 
 
-def open_channel(address: str, credentials: Credentials, proxy: str | None = None) -> Channel:
+def open_channel(
+    address: str, credentials: Credentials, proxy: str | None = None, most_bytes: int = _MAX_MESSAGE
+) -> Channel:
     """A channel to `address` that trusts the federation's authority alone. It connects when it is first used.
 
-    Each has connections of its own: a dead one is not shared with its successor.
+    Each has connections of its own: a dead one is not shared with its successor. most_bytes: of one message that comes.
     """
     grpc = grpc_()
     secure = grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.chain_pem)
     options: list[tuple[str, Any]] = [
         ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_receive_message_length", _MAX_MESSAGE),
+        ("grpc.max_receive_message_length", most_bytes),
         ("grpc.max_send_message_length", _MAX_MESSAGE),
     ]
     if proxy is not None:

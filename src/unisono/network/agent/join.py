@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from unisono.errors import EnrolmentError, UnisonoError
@@ -20,7 +21,7 @@ from unisono.network.agent.folder import AgentFolder, Settings
 from unisono.network.enrolment import Joined, JoinRequest, Token
 from unisono.network.link import SiteEnd
 from unisono.network.wordcode import word_code
-from unisono.protection.secagg.roster import Roster
+from unisono.protection.secagg.roster import Identity, Roster
 
 LOOK_S = 5.0
 
@@ -67,15 +68,9 @@ async def join(
             remedy="Name another folder with --home; or set this one aside if it is to be another site from now on.",
         )
     folder.home.make()
-    identity, key = folder.home.identity(), _tls_key(folder)
-    request = JoinRequest.make(token, key, identity)
+    identity, key = folder.home.identity(), tls_key(folder.tls)
     say(f"asking {token.address} to join as {token.peer.name}")
-    channel = open_channel(token.address, token.credentials(), proxy)
-    try:
-        answer = await send(channel, "Join", request.model_dump(mode="json"), token.address)
-    finally:
-        await channel.close()
-    joined = Joined.read(json.dumps(answer).encode())
+    joined = await ask(token, key, identity, proxy)
     credentials = joined.credentials(token, key)
     credentials.save(folder.tls)
     folder.keep(Settings(name=joined.name, address=token.address, ca_fingerprint=token.ca_fingerprint, proxy=proxy))
@@ -87,6 +82,17 @@ async def join(
         expires=pki.certificate_of(joined.certificate.encode()).not_valid_after_utc,
         words=await _first_look(token.address, credentials, proxy),
     )
+
+
+async def ask(token: Token, key: pki.PrivateKey, identity: Identity, proxy: str | None = None) -> Joined:
+    """Ask the coordinator to be let in, with a token and keys that were made here. Errors as `join`."""
+    request = JoinRequest.make(token, key, identity)
+    channel = open_channel(token.address, token.credentials(), proxy)
+    try:
+        answer = await send(channel, "Join", request.model_dump(mode="json"), token.address)
+    finally:
+        await channel.close()
+    return Joined.read(json.dumps(answer).encode())
 
 
 async def _first_look(address: str, credentials: pki.Credentials, proxy: str | None) -> str:
@@ -120,9 +126,9 @@ async def _first_look(address: str, credentials: pki.Credentials, proxy: str | N
         end.close()
 
 
-def _tls_key(folder: AgentFolder) -> pki.PrivateKey:
-    """This site's TLS key: made once, kept until it is joined."""
-    path = folder.tls / "tls.key"
+def tls_key(folder: Path) -> pki.PrivateKey:
+    """The TLS key in a folder: made once, kept until its owner has joined."""
+    path = folder / "tls.key"
     with storage(path, "private key"):
         if path.exists():
             return pki.private_key_of(path.read_bytes())

@@ -98,11 +98,13 @@ class Agent:
         asyncio.get_running_loop().set_exception_handler(self._fault)
         server = await control.listen(self._folder.socket, self._commanded)
         stopped = asyncio.ensure_future(stop.wait())
-        tasks = [asyncio.ensure_future(asyncio.to_thread(self._studies.take_up_all))]
+        taking = asyncio.ensure_future(asyncio.to_thread(self._studies.take_up_all))
+        tasks: list[asyncio.Task[None]] = []
         try:
-            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([taking, stopped], return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
                 return
+            await taking
             kept = asyncio.ensure_future(self._line.keep())
             tasks = [kept, asyncio.ensure_future(self._tell_always()), asyncio.ensure_future(self._renew_always())]
             await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -111,13 +113,15 @@ class Agent:
                     task.result()  # none of them ends by itself: a fault of ours is not hidden
             await self._farewell(kept)
         finally:
-            stopped.cancel()
-            self._studies.close()
             server.close()
             self._folder.socket.unlink(missing_ok=True)
+            stopped.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            # Last: while there is a connection, a study without its worker would be refused rather than waited for.
+            await asyncio.to_thread(self._studies.close)
+            await asyncio.wait([taking])
             self._log.write("stopped-serving", site=self._settings.name)
 
     def _fault(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -71,7 +72,7 @@ def _part(title: str, lines: Iterable[RenderableType]) -> list[RenderableType]:
 
 
 def _lines(lines: Iterable[str]) -> list[RenderableType]:
-    return [Text(f"  {plain(line, _LONGEST)}") for line in lines]
+    return [Padding(Text(plain(line, _LONGEST)), (0, 0, 0, 2)) for line in lines]
 
 
 def _who(sheet: Sheet) -> list[RenderableType]:
@@ -79,10 +80,10 @@ def _who(sheet: Sheet) -> list[RenderableType]:
     return _lines(
         [
             f"{signature.researcher}, who signed this study. The signature is over exactly this document.",
-            f"key fingerprint  {signature.fingerprint}",
+            f"key fingerprint: {signature.fingerprint}",
             "To be sure that the key is theirs, compare the fingerprint with the researcher by telephone.",
-            f"study  {sheet.entry.id}, digest {sheet.entry.digest}",
-            f"submitted  {sheet.entry.submitted}",
+            f"study: {sheet.entry.id}, digest {sheet.entry.digest}",
+            f"submitted: {sheet.entry.submitted[:16]}",
         ]
     )
 
@@ -113,14 +114,13 @@ def _sites(sheet: Sheet) -> Table:
 
 def _words(sheet: Sheet) -> list[str]:
     lines = [
-        f"word-code of this list  {sheet.words}",
+        f"word-code of this list: {sheet.words}",
         "Every hospital must see the same word-code: compare it by telephone. The permit holds for this list only.",
     ]
     missing = [site for site in sheet.roster.sites if site not in sheet.verified and site != sheet.permit.site]
     if missing:
-        lines.append(
-            f"Not verified here yet: {', '.join(missing)}. After a call: unisono site verify NAME --how '...'."
-        )
+        lines.append(f"Not verified here yet: {', '.join(missing)}.")
+        lines.append(f"After a call: unisono site verify NAME --study {sheet.entry.id} --how '...'")
     return lines
 
 
@@ -167,9 +167,9 @@ def _state(sheet: Sheet) -> list[str]:
     entry = sheet.entry
     decision = {
         "open": "It waits for your decision.",
-        "approved": f"Approved on {entry.decided}.",
-        "refused": f"Refused on {entry.decided}.",
-        "withdrawn": f"Withdrawn on {entry.decided}.",
+        "approved": f"Approved on {entry.decided[:16]}.",
+        "refused": f"Refused on {entry.decided[:16]}.",
+        "withdrawn": f"Withdrawn on {entry.decided[:16]}.",
     }[entry.decision]
     said = f" {entry.state_why}" if entry.state_why else ""
     lines = [decision, f"The coordinator says: {entry.state}.{said}"]

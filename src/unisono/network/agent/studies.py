@@ -85,7 +85,7 @@ class Studies:
         with self._taking:
             if entry.digest in self._admitted:
                 return
-            if not entry.is_active:
+            if not entry.is_active or self._closed:
                 raise _not_approved(entry)
             study, permit = entry.study(), entry.permits()
             dataset = datasets.choose(self._folder, entry.dataset)
@@ -142,6 +142,8 @@ class Studies:
             studies = list(self._workers)
         for study in studies:
             self._let_go(study)
+        with self._taking:  # one that was being taken up has noticed
+            pass
 
 
 def _close(worker: Worker) -> None:

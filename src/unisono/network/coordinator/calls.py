@@ -133,7 +133,7 @@ class Calls:
 
     # -- researchers --------------------------------------------------------------------------------------------------
 
-    def _submit(self, peer: Peer, tree: Tree) -> Tree:
+    async def _submit(self, peer: Peer, tree: Tree) -> Tree:
         document, signature = _text(tree, "document"), StudySignature.from_tree(tree.get("signature"))
         names = tree.get("sites")
         if not isinstance(names, list) or not all(type(name) is str for name in names):
@@ -144,7 +144,7 @@ class Calls:
             raise _format("document") from error
         if not isinstance(content, dict):
             raise StudyError("The document is no study.", rule="study-file", remedy="Submit a study document.")
-        study = load(content, method_checks)
+        study = await asyncio.to_thread(load, content, method_checks)
         signature.verify(study)
         member = self._service.members.find(peer.name)
         if signature.researcher != peer.name or signature.identity != member.identity.hex():
@@ -265,6 +265,7 @@ def member_tree(member: Member) -> dict[str, Any]:
         "joined": member.joined.isoformat(),
         "revoked": None if member.revoked is None else member.revoked.isoformat(),
         "fingerprints": list(member.fingerprints),
+        "certified": None if member.certified is None else member.certified.isoformat(),
     }
 
 

@@ -44,7 +44,8 @@ class Limits(BaseModel):
 
 class Settings(BaseModel):
     """What the operator may set. listen: where the service listens; hosts: the names and addresses at which it is reached,
-    which its certificate carries; heartbeat_s: below the idle time-outs of common proxies (30 s to 60 s); grace_s: how long
+    which its certificate carries; address: what tokens
+    tell newcomers to dial, ``hosts[0]`` with the port that is listened on if it is empty; heartbeat_s: below the idle time-outs of common proxies (30 s to 60 s); grace_s: how long
     a lost link may take to come back before a run counts the site as lost."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +53,7 @@ class Settings(BaseModel):
     name: str
     listen: str = "127.0.0.1:7443"
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
+    address: str = ""
     heartbeat_s: float = Field(default=15.0, ge=0.05, le=3600)
     grace_s: float = Field(default=30.0, ge=0)
     limits: Limits = Limits()

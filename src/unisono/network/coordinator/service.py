@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from unisono.errors import MissingExtra, NetworkError, ProtocolError, UnisonoError
 from unisono.federation.tree import Tree, pack, unpack
+from unisono.methods.registry import methods
 from unisono.network import pki
 from unisono.network.coordinator.calls import Calls, Service, member_tree
 from unisono.network.coordinator.home import CoordinatorHome, Settings
@@ -91,6 +92,7 @@ class Coordinator:
     async def _open(self, opened: AsyncExitStack) -> None:
         """Everything, in the order opposite to that in which `opened` closes it."""
         home, limits = self.home, self.settings.limits
+        methods()  # imported now, and not while the first study is submitted
         # As in the embedded engine: sums must not depend on how many threads happen to be free.
         opened.callback(threadpool_limits(limits=1).restore_original_limits)
         self._log = Log(home.log, self.clock)
@@ -115,7 +117,7 @@ class Coordinator:
                 self._members,
                 self._invitations,
                 home.authority(),
-                f"{self.settings.hosts[0]}:{self.port}",
+                self.settings.address or f"{self.settings.hosts[0]}:{self.port}",
                 self.clock,
                 self._members_changed,
                 self._revoked,
