@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
@@ -272,6 +273,30 @@ def test_a_half_open_connection_is_found_dead_after_three_heartbeats(tmp_path: P
             assert {frame.WhichOneof("kind") for frame in frames} == {"welcome", "begin", "chunk", "beat"}
             assert [line["why"] for line in opened.log() if line["event"] == "site-left"] == ["silent"]
             assert (await ok(opened.port, opened.operator, call="readiness"))["sites"]["padua"]["online"] is False
+
+    asyncio.run(go())
+
+
+def test_a_site_that_does_not_read_what_it_is_sent_is_let_go(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with net(tmp_path, ("padua",), dial=False, heartbeat_s=0.2) as opened:
+            sites = opened.coordinator.sites
+            padua = opened.sites["padua"]
+            tree = {"to": "state", "study": "x", "state": "running", "more": np.zeros(20_000_000, np.uint8)}
+            large = asyncio.ensure_future(sites.ask("padua", tree))
+            async with channel(opened.port, padua.credentials) as open_:
+                call = open_.stream_stream(SERVICE + "Connect")()
+                await call.write(hello(padua.session))
+                await call.read()
+                assert sites.line("padua").end.is_online
+                async with asyncio.timeout(5):
+                    while sites.line("padua").end.is_online:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                assert byes(await rest(call)) == []
+                assert await call.code() == grpc.StatusCode.OK
+            padua.start()
+            assert await large == {"kind": "nothing"}
+            assert padua.connections == 1
 
     asyncio.run(go())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from unisono import __version__
-from unisono.cli import demo, methods, report, run, simulate, site, study, verify
+from unisono.cli import coordinator, demo, methods, report, run, simulate, site, study, verify
 from unisono.cli.console import errors
 from unisono.cli.entry import INTERRUPTED, STOPPED
 from unisono.errors import UnisonoError
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(study.app, name="study")
 app.add_typer(site.app, name="site")
+app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(simulate.app, name="simulate")
 app.command("demo")(demo.demo)
 app.command("run")(run.run)

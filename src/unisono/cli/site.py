@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from unisono.cli import site_network
+from unisono.cli import preflight, site_network
 from unisono.cli.console import out as console
 from unisono.errors import MappingError
 from unisono.methods.registry import check as method_checks
@@ -85,3 +85,4 @@ def check(
 
 
 site_network.add_to(app)
+app.command("preflight")(preflight.preflight)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from unisono.cli.console import out as console
-from unisono.errors import EnrolmentError, MissingExtra
+from unisono.cli.shown import need_network, say, show_table
+from unisono.errors import EnrolmentError
 
 if TYPE_CHECKING:
     from unisono.network.agent.folder import AgentFolder
@@ -71,8 +67,8 @@ def join(
 
     text = typer.get_text_stream("stdin").read() if token == "-" else token  # noqa: S105  (a dash is no secret)
     through = None if proxy is None else proxy_of(proxy)
-    found = asyncio.run(join_federation(text, folder, utc_now(), proxy=through, say=_say))
-    _say(f"joined as {found.name} at {found.address}", good=True)
+    found = asyncio.run(join_federation(text, folder, utc_now(), proxy=through, say=say))
+    say(f"joined as {found.name} at {found.address}", good=True)
     console.print(f"  this site's key   {found.fingerprint}", markup=False)
     console.print(f"  the authority     {found.ca_fingerprint}", markup=False)
     console.print(f"  certificate until {found.expires:%Y-%m-%d}; it is renewed by itself", markup=False)
@@ -157,7 +153,7 @@ def data_add(
 
     folder.home.make()
     found = datasets.add(folder, name, file, mapping, utc_now(), replace=force)
-    _say(f"{found.name}: {found.rows:,} rows, {found.columns} columns in {found.file}", good=True)
+    say(f"{found.name}: {found.rows:,} rows, {found.columns} columns in {found.file}", good=True)
 
 
 @data_app.command("list")
@@ -173,7 +169,7 @@ def data_list(home: HomeOption = HOME) -> None:
     if not found:
         console.print("No dataset yet. Add one: unisono site data add NAME FILE", markup=False)
         return
-    _table(
+    show_table(
         ("name", "file", "mapping", "rows", "added"),
         [(d.name, d.file, d.mapping or "none", f"{d.rows:,}", d.added[:10]) for d in found.values()],
     )
@@ -204,7 +200,7 @@ def studies(home: HomeOption = HOME) -> None:
     if not entries:
         console.print("No study was offered yet.", markup=False)
         return
-    _table(
+    show_table(
         ("study", "digest", "by", "decision", "coordinator says", ""),
         [
             (
@@ -304,7 +300,7 @@ def verify(
                 remedy=f"Its hospitals are {', '.join(roster.sites)}.",
             )
         desk.verified().mark(site, roster[site], how, getpass.getuser(), utc_now())
-    _say(f"{site} is verified: {roster.fingerprint(site)}", good=True)
+    say(f"{site} is verified: {roster.fingerprint(site)}", good=True)
 
 
 # -- small things -----------------------------------------------------------------------------------------------------
@@ -312,17 +308,7 @@ def verify(
 
 def _folder(home: Path) -> AgentFolder:
     """The site's folder. `MissingExtra` if the network's packages are not installed."""
-    try:
-        installed = find_spec("grpc") is not None and find_spec("google.protobuf") is not None
-    except ModuleNotFoundError:
-        installed = False
-    if not installed:
-        raise MissingExtra(
-            "The network needs gRPC and protobuf, which are not installed.",
-            rule="missing-extra",
-            remedy="Install them with: pip install 'unisono[network]'.",
-        )
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    need_network()
     from unisono.network.agent.folder import AgentFolder
 
     return AgentFolder(home.expanduser())
@@ -342,7 +328,7 @@ def _desk(home: Path) -> Iterator[Desk]:
 
 def _said(what: str, done: Done) -> None:
     """What was decided, and who knows."""
-    _say(what, good=True)
+    say(what, good=True)
     if not done.served:
         console.print(
             "The agent is not serving: the coordinator is told when it does (unisono site serve).", markup=False
@@ -351,16 +337,3 @@ def _said(what: str, done: Done) -> None:
         console.print("The coordinator is told as soon as it takes it.", markup=False)
         if done.trouble is not None:
             console.print(done.trouble.what, markup=False)
-
-
-def _say(what: str, *, good: bool = False) -> None:
-    console.print(Text.assemble(("✓ ", "green") if good else ("… ", "dim"), what))
-
-
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from unisono.cli import study_network
 from unisono.cli.console import errors
 from unisono.cli.console import out as console
 from unisono.errors import StudyError
@@ -20,7 +21,7 @@ from unisono.study.document import Study
 from unisono.study.load import StudyProblems, load
 from unisono.study.schema import json_schema
 
-app = typer.Typer(help="Study documents: check, schema, sheet.", no_args_is_help=True)
+app = typer.Typer(help="Studies: check the document, and have it answered by a federation.", no_args_is_help=True)
 StudyFile = Annotated[Path, typer.Argument(help="The study: YAML or JSON.")]
 
 
@@ -100,3 +101,6 @@ def sheet(
         return
     console.print(f"[bold]{escape(checked.question)}[/]\npurpose: {escape(checked.purpose)}\n")
     console.print(planned_table(rows, console.width))
+
+
+study_network.add_to(app)

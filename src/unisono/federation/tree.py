@@ -22,6 +22,8 @@ Tree = Any
 """A number, string, boolean, None, numpy array, or a dict / list / tuple / dataclass of trees."""
 
 _MAGIC = b"UNI1"
+_SKELETON_LIMIT = 2**25
+"""Bytes of everything but the arrays: what comes from outside must not keep the reader busy for long."""
 _DTYPES = frozenset({"<f8", "<f4", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b1"})
 
 
@@ -39,6 +41,8 @@ def parts(tree: Tree) -> list[bytes | memoryview]:
     arrays: list[np.ndarray[Any, Any]] = []
     try:
         skeleton = json.dumps(_skeleton(tree, arrays), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        if len(skeleton) > _SKELETON_LIMIT:
+            raise ValueError("too many plain values: numbers belong in arrays")
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(
             f"A value cannot be sent or stored: {error}.",
@@ -59,6 +63,8 @@ def unpack(data: bytes | memoryview) -> Tree:
         if data[:4] != _MAGIC:
             raise ValueError("not a packed tree")
         (length,) = struct.unpack("<I", data[4:8])
+        if length > _SKELETON_LIMIT:
+            raise ValueError("too many plain values")
         skeleton = json.loads(bytes(data[8 : 8 + length]), parse_constant=_no_constant, parse_float=_finite)
         return _Reader(data, 8 + length).tree(skeleton)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:

@@ -44,9 +44,9 @@ class Limits(BaseModel):
 
 class Settings(BaseModel):
     """What the operator may set. listen: where the service listens; hosts: the names and addresses at which it is reached,
-    which its certificate carries; address: what tokens
-    tell newcomers to dial, ``hosts[0]`` with the port that is listened on if it is empty; heartbeat_s: below the idle time-outs of common proxies (30 s to 60 s); grace_s: how long
-    a lost link may take to come back before a run counts the site as lost."""
+    which its certificate carries; address: what tokens tell newcomers to dial, ``hosts[0]`` with the port that is listened
+    on if it is empty; heartbeat_s: below the idle time-outs of common proxies (30 s to 60 s); grace_s: how long a lost link
+    may take to come back before a run counts the site as lost."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

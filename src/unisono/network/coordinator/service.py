@@ -33,6 +33,7 @@ from unisono.network.coordinator.studies import Studies, stopping
 from unisono.network.enrolment import Invitations, Members
 from unisono.network.link import Restarted
 from unisono.network.pki import Peer, Role
+from unisono.network.preflight.service import Probes
 from unisono.network.wire.parcel import CHUNK_BYTES
 from unisono.network.wire.unisono_pb2 import Packed
 
@@ -79,6 +80,7 @@ class Coordinator:
         self._streams: set[Stream] = set()
         self._live: Counter[str] = Counter()
         self._errands: set[asyncio.Task[None]] = set()
+        self._probes = Probes(self.settings.heartbeat_s)
 
     async def start(self) -> int:
         """Listen; go on with what a restart interrupted. The port. `NetworkError` if it cannot be listened on, `StorageError`
@@ -162,6 +164,7 @@ class Coordinator:
         handlers = {
             "Connect": grpc.stream_stream_rpc_method_handler(self._connect),
             "Join": grpc.unary_unary_rpc_method_handler(self._join),
+            "Probe": grpc.stream_stream_rpc_method_handler(self._probe),
             "Call": grpc.unary_unary_rpc_method_handler(self._call),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
@@ -237,6 +240,20 @@ class Coordinator:
             await stream.serve(settings.limits.handshake_s)
         finally:
             self._streams.discard(stream)
+
+    async def _probe(self, _: Any, context: Context) -> None:
+        """What preflight measures with. It may be the last that somebody who never joins does here."""
+        try:
+            peer = self._peer(context, "invited", "site")
+            if peer.role == "site":
+                self._checked(peer, ("site",))  # a member still
+            with self._counted(peer):
+                await self._probes.serve(peer, context.read, context.write)
+        except UnisonoError as error:
+            self._log.write("refused", call="probe", rule=error.rule)
+            await context.abort(grpc_().StatusCode.PERMISSION_DENIED, f"{error.what} {error.remedy}")
+        except Exception as error:  # noqa: BLE001  (as in a stream)
+            self._log.write("connection-broken", kind=type(error).__name__)
 
     async def _join(self, request: bytes, context: Context) -> bytes:
         async def joined(peer: Peer, tree: Tree) -> Tree:

@@ -64,10 +64,13 @@ class Stream:
         self._bye: UnisonoError | None = None
         self._line: Line | None = None
         self._heard = asyncio.Event()
-        self._why = "closed by the site"
+        self._over = False
+        self._silent = False
 
     async def serve(self, hello_s: float) -> None:
         """Until the connection ends. hello_s: within which the site must say who it is."""
+        # Before anything that can be cancelled: gRPC cannot end a call whose first write was given up half-way.
+        await self._context.send_initial_metadata(())
         try:
             await self._welcomed(hello_s)
             await self._carry()
@@ -162,7 +165,9 @@ class Stream:
         reader, writer, beats = (asyncio.ensure_future(work) for work in (self._receive(), self._send(), self._beat()))
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if self._bye is not None and not writer.done():
+            if not writer.done() and not self._silent:
+                self._over = True
+                self._outbox.put(Frame(beat=Beat()))  # wakes the writer, which may be in the middle of a frame
                 await asyncio.wait({writer}, timeout=_PARTING_S)
         finally:
             for task in (reader, writer, beats):
@@ -182,7 +187,7 @@ class Stream:
                     self._check()
                 self._line.end.receive(frame)
             except TimeoutError:
-                self._why = "silent"
+                self._silent = True
                 return
             except OSError as error:
                 self.close(_storage(error))
@@ -194,7 +199,7 @@ class Stream:
     async def _send(self) -> None:
         """Everything that is due, one frame at a time; a Bye is the last."""
         async for frame in self._outbox.frames():
-            if self._bye is not None:
+            if self._over or self._bye is not None:
                 break
             await self._context.write(frame.SerializeToString())
         if self._bye is not None:
@@ -224,7 +229,9 @@ class Stream:
         return round(self._clock().timestamp() * 1000)
 
     def _why_left(self) -> str:
-        return self._why if self._bye is None else self._bye.what
+        if self._bye is not None:
+            return self._bye.what
+        return "silent" if self._silent else "closed by the site"
 
 
 def _same_protocol(hello: Hello) -> None:

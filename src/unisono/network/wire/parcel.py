@@ -7,11 +7,14 @@ are staged in a file (rule 9 of secure aggregation: a half upload counts for not
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from bisect import bisect_right
 from itertools import accumulate
+from pathlib import Path
 
 from unisono.errors import ProtocolError
+from unisono.federation.storage import storage
 from unisono.federation.tree import Tree, parts, unpack
 
 CHUNK_BYTES = 1024 * 1024
@@ -58,8 +61,12 @@ class Incoming:
         if size < STAGED_BYTES:
             self._buffer = bytearray(size)
         else:
-            with tempfile.TemporaryFile(prefix="unisono-") as file:
-                file.truncate(size)
+            with storage(Path(tempfile.gettempdir()), "incoming message"), tempfile.TemporaryFile("w+b") as file:
+                # Room first: a mapped page for which the disk has none would kill the process.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
                 self._buffer = mmap.mmap(file.fileno(), size)
 
     def append(self, offset: int, data: bytes) -> None:

@@ -1,0 +1,119 @@
+"""What `unisono study watch` shows: sites, the step that is asked, who is late, bytes. It moves on a terminal; elsewhere it prints a
+line for everything that changes."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from unisono.cli.shown import say, table_of
+from unisono.methods.wording import say_list
+
+if TYPE_CHECKING:
+    from unisono.network.researcher import Seen
+
+_STYLES = {"finished": "green", "failed": "red", "refused": "red", "cancelled": "yellow", "withdrawn": "red"}
+_SAID = {
+    "lost": "{site} lost its link (at {name})",
+    "waiting": "waiting for {site}: its part was not in, so the fit waits",
+    "returned": "{site} is back: the step is asked again, under fresh masks",
+    "recovered": "{site}'s part counts: it was in before the link was lost, its masks were recovered",
+    "left": "{site} is out for good: everything is recomputed on those who stayed",
+}
+
+
+class WatchView:
+    """A context manager; `show` what was seen. What happens to sites stays on the screen as lines."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self._before: dict[str, Any] = {}
+
+    def __enter__(self) -> WatchView:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, seen: Seen) -> None:
+        """One thing that was seen."""
+        if seen.away is not None:
+            self._line(f"{seen.away.what} It is asked again; the study goes on by itself.", "yellow")
+        event = seen.event or {}
+        if event.get("kind") in _SAID:
+            self._line(_SAID[event["kind"]].format(site=event["site"], name=event["name"]), "yellow")
+        if self._live is not None:
+            self._live.update(self.panel(seen.state), refresh=True)
+        else:
+            self._changes(seen.state, event)
+        self._before = seen.state
+
+    def last(self, state: dict[str, Any]) -> None:
+        """The end."""
+        if state:
+            self._console.print(self.panel(state))
+
+    @staticmethod
+    def panel(state: dict[str, Any]) -> RenderableType:
+        """A study's status."""
+        head = Text.assemble(
+            (state["id"], "bold"), "  ", (state["state"], _STYLES.get(state["state"], "cyan")), f"  {state['why']}"
+        )
+        rows = [
+            (name, "yes" if s["online"] else "no", s["decision"], megabytes(s["bytes_in"]), megabytes(s["bytes_out"]), s["why"])
+            for name, s in sorted(state["sites"].items())
+        ]  # fmt: skip
+        table = table_of(("site", "online", "steward", "came", "went", ""), rows)
+        parts: list[RenderableType] = [head, Text(f"{state['study']}, by {state['researcher']}", style="dim"), table]
+        if (progress := state["progress"]) is not None:
+            parts.append(Text(say_progress(progress)))
+        if state["waiting_for"]:
+            parts.append(Text(f"waiting for {say_list(state['waiting_for'])}", style="yellow"))
+        return Group(*parts)
+
+    def _changes(self, state: dict[str, Any], event: dict[str, Any]) -> None:
+        """Lines for what is different from what was seen before."""
+        before = self._before
+        if before.get("state") != state["state"]:
+            say(f"{state['id']}: {state['state']} {state['why']}".rstrip(), good=state["state"] == "finished")
+        for name, site in sorted(state["sites"].items()):
+            known = before.get("sites", {}).get(name)
+            if known is not None and known["online"] != site["online"]:
+                say(f"{name} is {'there' if site['online'] else 'away'}")
+            if site["decision"] != ("open" if known is None else known["decision"]):
+                say(f"{name}: {site['decision']} {site['why']}".rstrip())
+        if event.get("kind") == "analysis":
+            say(f"{event['analysis']} ({event['name']}) begins")
+        elif event.get("kind") in ("finished", "failed"):
+            opened = (state["progress"] or {}).get("opened", 0)
+            say(f"{event['analysis']} {event['kind']}: {opened} sums so far", good=event["kind"] == "finished")
+
+    def _line(self, text: str, style: str) -> None:
+        self._console.print(Text(f"  {text}", style=style))
+
+
+def say_progress(progress: dict[str, Any]) -> str:
+    """Where a run is, in a line."""
+    step = f", step {progress['step'] + 1}: {progress['name']}" if progress["step"] >= 0 else ""
+    where = f"{progress['analysis']}{step}" if progress["analysis"] else "beginning"
+    return f"{where}; {progress['opened']} sums opened"
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes for a reader."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
+
+
+def when(time: str) -> str:
+    """A time of a message, to the minute."""
+    return time[:16].replace("T", " ")
