@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format bench simulate proto clean help
+.PHONY: demo demo-network test lint format bench simulate proto clean help
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -15,6 +15,10 @@ help:            ## this list
 	@echo "setting up .venv (once; about a minute) ..."
 	@$(PIP) --editable '.[demo]' && touch $@
 
+.venv/network: .venv/python pyproject.toml constraints.txt
+	@echo "setting up .venv (once; about a minute) ..."
+	@$(PIP) --editable '.[demo,network]' && touch $@
+
 .venv/test: .venv/python pyproject.toml constraints.txt
 	@echo "setting up .venv for the tests (once; about a minute) ..."
 	@$(PIP) --editable '.[test]' && touch $@
@@ -24,6 +28,9 @@ help:            ## this list
 
 demo: .venv/demo  ## the main job: four hospitals answer a survival study on the NCCTG lung trial
 	@$(BIN)/unisono demo
+
+demo-network: .venv/network  ## the main job between five processes with mutual TLS: joining, approving, one hospital killed
+	@$(BIN)/unisono demo --network
 
 test: .venv/test  ## the whole test suite, under 10 minutes on 2 cores
 	@$(BIN)/python -m pytest
@@ -46,4 +53,4 @@ proto: .venv/dev  ## compile the wire's protocol buffers again, after a change o
 	@$(PIP) grpcio-tools && $(BIN)/python -m grpc_tools.protoc -I $(WIRE) --python_out=$(WIRE) --pyi_out=$(WIRE) $(WIRE)/unisono.proto
 
 clean:            ## remove what the targets made
-	rm -rf .venv .bench-venv unisono-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench-venv unisono-demo unisono-demo-network .pytest_cache .mypy_cache .ruff_cache .hypothesis

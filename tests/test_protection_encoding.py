@@ -188,3 +188,84 @@ def test_an_unknown_encoding_is_refused_with_the_known_ones():
         codec.codec("float16")
     assert error.value.rule == "encoding"
     assert "exact, fixed32" in error.value.remedy
+
+
+# ------------------------------------------------------------------------------------- no sum larger than its parts
+
+RANGED = {
+    "n": count((2,), 100, ""),
+    "m": moment((2,), np.array([1.0, 500.0]), ""),
+    "x": moment((), 3.0, ""),
+}
+
+
+def opened_with(name: str, at: int, quanta: int, sites: int) -> np.ndarray:
+    """What is opened if all sites but one send zero, and that one sends so many quanta in one element of a leaf."""
+    begin = {"n": 0, "m": 2, "x": 4}[name] + at
+    total = np.zeros(exact.length(RANGED), np.int64)
+    total[begin] = quanta
+    return total.view(np.uint64)
+
+
+@given(
+    st.integers(1, 40),
+    st.lists(st.sampled_from([-1.0, 1.0]), min_size=5, max_size=5),
+    st.floats(1e-6, 1e12),
+)
+def test_a_sum_of_parts_that_are_all_at_their_bounds_is_opened(sites: int, signs: list[float], bound: float):
+    leaves = {"n": count((2,), bound + 1, ""), "m": moment((3,), np.array([bound, 1.0, 3 * bound]), "")}
+    whole = np.minimum(np.floor(bound + 1), 2.0**47 - 1)
+    tree = {"n": whole * np.array(signs[:2]), "m": np.asarray(leaves["m"].bound) * (1 + 9e-10) * np.array(signs[2:])}
+    words = [exact.encode(tree, leaves)] * sites
+    opened = exact.decode(np.add.reduce(words), leaves, sites)
+    np.testing.assert_array_equal(opened["n"], sites * tree["n"])
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("sites", [1, 3, 40])
+@pytest.mark.parametrize(("name", "at", "bound"), [("n", 1, 100.0), ("m", 0, 1.0), ("m", 1, 500.0), ("x", 0, 3.0)])
+def test_an_element_larger_than_all_sites_together_may_make_it_is_refused_by_its_leaf(
+    name: str, at: int, bound: float, sites: int, sign: int
+):
+    quantum = 2.0 ** int(np.broadcast_to(exact.exponent(RANGED[name]), RANGED[name].shape or (1,))[at])
+    most = int(sites * bound / quantum)
+    exact.decode(opened_with(name, at, sign * most, sites), RANGED, sites)
+    over = most + 1 if name == "n" else int(most * (1 + 2e-9)) + sites + 1
+    with pytest.raises(ProtocolError) as error:
+        codec.codec("exact").decode(opened_with(name, at, sign * over, sites), RANGED, sites)
+    assert error.value.rule == "encoding-range"
+    assert f"'{name}'" in error.value.what
+    assert "nobody can see which" in error.value.remedy
+
+
+def test_the_smallest_word_of_the_ring_is_refused_too():
+    with pytest.raises(ProtocolError) as error:
+        exact.decode(opened_with("x", 0, -(2**63), 3), RANGED, 3)
+    assert error.value.rule == "encoding-range"
+
+
+def test_one_site_can_use_the_room_of_all_and_no_more():
+    """What remains: under masks only the sum can be looked at, so three bounds from one site pass as one from each."""
+    leaves = {"n": count((), 10, "")}
+    assert exact.decode(np.array([30], np.uint64), leaves, 3)["n"] == 30
+    with pytest.raises(ProtocolError):
+        exact.decode(np.array([31], np.uint64), leaves, 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_masks_that_did_not_cancel_are_not_decoded_as_a_statistic(seed: int):
+    noise = np.random.default_rng(seed).integers(0, 2**64, exact.length(RANGED), np.uint64)
+    with pytest.raises(ProtocolError) as error:
+        codec.codec("exact").decode(noise, RANGED, 3)
+    assert error.value.rule == "encoding-range"
+
+
+def test_every_cell_of_a_count_has_the_bound_that_was_declared_for_it():
+    leaves = {"n": Leaf("count", (2,), np.array([1.0, 9.0]), "")}
+    exact.encode({"n": np.array([1, 9])}, leaves)
+    with pytest.raises(DataError) as error:
+        exact.encode({"n": np.array([2, 2])}, leaves)
+    assert error.value.rule == "declared-bound"
+    with pytest.raises(ProtocolError) as refused:
+        exact.decode(np.array([4, 4], np.uint64), leaves, 3)
+    assert refused.value.rule == "encoding-range"

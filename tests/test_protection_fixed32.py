@@ -357,6 +357,40 @@ def test_more_clipped_values_than_there_are_is_no_sum():
     assert error.value.rule == "encoding-range"
 
 
+@given(BOUNDS, SITES, st.sampled_from([-1.0, 1.0]), st.sampled_from([np.float32, np.float64]))
+def test_a_sum_of_updates_that_are_all_at_their_bound_is_opened(bound: float, sites: int, sign: float, kind: type):
+    leaves = {"w": update((16,), bound, "")}
+    opened = total_of([{"w": np.full(16, 2 * sign * bound, kind)}] * sites, leaves)
+    assert opened.clipped == 16 * sites
+    np.testing.assert_allclose(opened.tree["w"], sign * sites * bound, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("sites", [3, 5, 64])
+def test_an_update_larger_than_all_sites_together_may_make_it_is_refused_by_its_leaf(sites: int, sign: int):
+    leaves = {"n": count((), 9, ""), "w": update((3,), 0.6, ""), "v": update((2,), 1.0, "")}
+    words = np.zeros(length(leaves), np.uint32)
+    most = math.floor(sites * (math.ldexp(0.6, exponent(leaves["w"], sites)) + 1))
+    words.view(np.int32)[2] = sign * most
+    assert decode(words, leaves, sites).tree["w"][2] == pytest.approx(sign * sites * 0.6, rel=1e-6)
+    words.view(np.int32)[2] = sign * (most + 1)
+    with pytest.raises(ProtocolError) as error:
+        decode(words, leaves, sites)
+    assert error.value.rule == "encoding-range"
+    assert "'w'" in error.value.what
+    assert "nobody can see which" in error.value.remedy
+
+
+def test_a_statistic_beside_an_update_has_its_range_checked_too():
+    leaves = {"w": update((2,), 1.0, ""), "n": count((), 9, "")}
+    words = encode({"w": np.zeros(2), "n": np.array(9)}, leaves, 3)
+    words[2] = 28  # the lowest limb of n: one more than three times nine
+    with pytest.raises(ProtocolError) as error:
+        decode(words, leaves, 3)
+    assert error.value.rule == "encoding-range"
+    assert "'n'" in error.value.what
+
+
 # -------------------------------------------------------------------------------------------- any piece, any thread
 
 

@@ -66,12 +66,16 @@ def test_a_sum_opens_when_all_survivors_were_told_the_same():
     np.testing.assert_array_equal(hall.coordinator.open(), hall.total(hall.sites[:5]))
 
 
-def test_without_an_agreement_of_its_own_a_site_unmasks_nothing():
+def test_a_site_whose_own_signature_is_missing_unmasks_what_a_quorum_signed_and_nothing_else():
     hall = lying()
     hall.mask()
     request = about(hall, hall.sites)
-    request = dataclasses.replace(request, agreements=signatures(hall, request, hall.sites))
-    assert refusal(hall.at["site00"].unmask, request) == "message-order"
+    without = [site for site in hall.sites if site != "site00"]
+    signed = dataclasses.replace(request, agreements=signatures(hall, request, without))
+    assert refusal(hall.at["site00"].unmask, request) == "consistency"
+    assert set(hall.at["site00"].unmask(signed).self_seeds) == set(hall.sites)
+    other = about(hall, hall.sites[:-1])
+    assert refusal(hall.at["site00"].agree, other) == "one-opening"
 
 
 def test_fewer_signatures_than_the_quorum_unmask_nothing_and_are_kept_as_evidence():
@@ -197,7 +201,7 @@ def test_a_request_without_its_signatures_does_not_use_up_the_step():
     ask = Asking(town.sites)
     session = town.masked(ask, "slot 1")
     lie = dataclasses.replace(session.unmask_request(), survivors=town.sites[:4])
-    assert refusal(town.party["site00"].unmask, ask.key, lie) == "message-order"
+    assert refusal(town.party["site00"].unmask, ask.key, lie) in ("consistency", "frozen-sites")
     step = town.memory["site00"].step(ask.key)
     assert step is not None
     assert step.survivors is None

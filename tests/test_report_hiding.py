@@ -78,9 +78,34 @@ def test_study_check_shows_a_few_sizes_when_it_is_not_known_who_comes(tmp_path: 
     text = said(study_file(tmp_path, protection={"hide": "secagg+", "threat": "malicious"}))
     assert "hidden by secagg+, against a malicious coordinator and 1 colluding hospital" in text
     rows = [line.split() for line in text.splitlines() if "graph" in line]
-    assert ["40", "10-regular", "graph", "32", "4"] in rows
-    assert ["3", "complete", "graph", "3", "none"] in rows
+    assert ["40", "10-regular", "graph", "6", "32", "21", "4"] in rows
+    assert ["3", "complete", "graph", "3", "3", "3", "none"] in rows
+    assert "must sign: who is in a sum, before it is opened" in sentences(text)
     assert "! 3 sites, 1 colluder: no drop-out is tolerated: accept none, or invite 1 more site" in sentences(text)
+
+
+def test_nobody_must_sign_where_the_coordinator_is_trusted_to_tell_all_the_same(tmp_path: Path) -> None:
+    text = said(study_file(tmp_path))
+    assert "must sign" not in text
+    assert ["10", "complete", "graph", "6", "6", "4"] in [line.split() for line in text.splitlines()]
+    assert hiding.outlook(lung.study(), 10).must_sign is None
+
+
+@pytest.mark.parametrize(("threat", "signed"), [("semi-honest", False), ("malicious", True)])
+def test_study_check_prints_t_and_who_must_sign(tmp_path: Path, threat: str, signed: bool) -> None:
+    file = study_file(tmp_path, protection={"hide": "secagg+", "threat": threat})
+    text = sentences(said(file, "--sites", "40"))
+    assert f"t = {6 if signed else 2} pieces rebuild a hospital's secrets" in text
+    assert ("21 hospitals must sign who is in a sum before it is opened" in text) is signed
+
+
+@pytest.mark.parametrize("threat", ["semi-honest", "malicious"])
+def test_study_check_warns_that_going_on_without_a_hospital_shows_its_part(tmp_path: Path, threat: str) -> None:
+    changes = {"protection": {"threat": threat}, "participation": {"on_dropout": "continue"}}
+    text = sentences(said(study_file(tmp_path, **changes), "--sites", "5"))
+    assert "! lost before masking: after the deadline everything is computed again without it." in text
+    assert "then show that hospital's part" in text
+    assert "it can say so of one that was not, and threat: malicious does not prevent that" in text
 
 
 def test_study_check_tells_who_must_stay_of_so_many(tmp_path: Path) -> None:
@@ -98,6 +123,7 @@ def test_study_check_refuses_a_federation_that_could_open_no_sum(tmp_path: Path,
     assert isinstance(done.exception, ProtocolError)
     assert done.exception.rule == rule
     assert done.exception.remedy
+    assert "0 site," not in done.exception.what and "1 colluders" not in done.exception.what
 
 
 def test_study_check_says_that_nothing_is_hidden(tmp_path: Path) -> None:

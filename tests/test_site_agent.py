@@ -366,7 +366,8 @@ def test_the_audit_log_tells_what_was_asked_answered_and_refused_without_a_value
     refused(bench, ME, bench.bare(bench.gradient(beta=(7e5, 0.0, 0.0))), PermitError, "argument-limits")
     site = bench.sites[ME]
     events = audit(site)
-    assert [e["event"] for e in events] == ["admitted", "answered", "refused"]
+    assert [e["event"] for e in events] == ["admitted", "answered", "unmasked", "refused"]
+    assert events[2]["survivors"] == sorted(engine.SITES)
     assert events[1]["name"] == "totals"
     assert site.audit.verify()
     text = json.dumps([{k: v for k, v in e.items() if k not in ("previous", "roster", "study")} for e in events])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from unisono.cli import simulate
+from unisono.cli.console import NARROWEST
 from unisono.cli.main import main
 from unisono.simulation.run import Played
 from unisono.simulation.tally import Tally
@@ -51,18 +52,50 @@ def test_broken_invariants_are_printed_with_the_command_that_replays_them(
     assert run("secagg", "--replay", "4") == 1
 
 
+@pytest.mark.parametrize(("times", "outside"), [(1, "1 schedule"), (1200, "1,200 schedules")])
+def test_schedules_outside_what_is_promised_are_named_in_the_last_line(
+    times: int, outside: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally = Tally(schedules=9000)
+    tally.beyond["semi-honest, and the coordinator lied"] = times
+    monkeypatch.setattr(simulate, "play_all", lambda *_: [(9000, tally)])
+    assert run("secagg", "--schedules", "9000") == 0
+    said = capsys.readouterr().out.strip()
+    assert said.endswith(f"all invariants hold within what is promised ({outside} outside: see the table)")
+    assert "Outside what is promised" in said
+
+
+def test_rule_names_are_whole_where_the_output_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    rules = [f"a-rule-with-a-long-name-{k}" for k in range(5)]
+    tally = Tally(schedules=5)
+    tally.attacks.update({("lies", f"refused: {rule}"): 1 for rule in rules})
+    monkeypatch.setattr(simulate, "play_all", lambda *_: [(5, tally)])
+    assert run("secagg", "--schedules", "5") == 0
+    said = capsys.readouterr().out
+    assert ", ".join(rules) in said
+    assert max(len(line) for line in said.splitlines()) > NARROWEST
+
+
 @pytest.mark.parametrize(
     ("asked", "rule"),
     [
         (("--sites", "2"), "simulation-size"),
         (("--schedules", "0"), "simulation-size"),
+        (("--jobs", "0"), "simulation-size"),
         (("--replay", "1", "--sites", "99"), "simulation-size"),
-        (("--schedules", "1", "--jobs", "1", "--json", "/nowhere/at/all.json"), "storage"),
+        (("--replay", "-1"), "simulation-schedule"),
+        (("--json", "/nowhere/at/all.json"), "storage"),
+        (("--json", "/"), "storage"),
     ],
 )
-def test_wrong_usage_is_told_with_its_rule(
+def test_wrong_usage_is_told_with_its_rule_before_anything_is_played(
     asked: tuple[str, ...], rule: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("secagg", *asked) == 1
     said = capsys.readouterr()
     assert rule in said.err and "Traceback" not in said.err
+    assert "schedules 0:" not in said.err and "━━━" not in said.err  # no progress bar
+    assert said.out == ""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from unisono.cli.console import errors
 from unisono.cli.console import out as console
-from unisono.cli.shown import need_network, say, show_table
+from unisono.cli.shown import need_network, say, show_table, utc_now
 from unisono.cli.site_network import ProxyOption
 from unisono.errors import NetworkError, UnisonoError
 
@@ -61,7 +61,6 @@ def init(
     need_network()
     from unisono.network import pki
     from unisono.network.coordinator.home import CoordinatorHome, Settings
-    from unisono.network.coordinator.service import utc_now
 
     host, port = _host_port(address)
     here, here_port = _host_port(listen) if listen is not None else ("127.0.0.1", port)
@@ -125,7 +124,6 @@ def serve(home: HomeOption = HOME) -> None:
     """
     need_network()
     from unisono.network.coordinator.service import serve as serve_coordinator
-    from unisono.network.coordinator.service import utc_now
 
     found = _home(home)
     host, _ = _host_port(found.settings().listen)
@@ -163,7 +161,6 @@ def join(
     [bold]Example[/]: unisono coordinator join - --home ~/operator < anna.token
     """
     need_network()
-    from unisono.network.coordinator.service import utc_now
     from unisono.network.researcher import PersonFolder
     from unisono.network.researcher import join as join_federation
 
@@ -187,7 +184,6 @@ def invite(
     """
     need_network()
     from unisono.federation.storage import write_whole
-    from unisono.network.coordinator.service import utc_now
     from unisono.network.enrolment import Invitations, Token
 
     path = home.expanduser()
@@ -249,7 +245,6 @@ def revoke(
     """
     need_network()
     from unisono.network import pki
-    from unisono.network.coordinator.service import utc_now
     from unisono.network.enrolment import Members
 
     everyone, online = _who_is_there(home)
@@ -325,7 +320,6 @@ def _who_is_there(home: Path) -> tuple[dict[str, Any], set[str] | None]:
         if error.rule != "unreachable" or not _is_coordinator(home.expanduser()):
             raise
     from unisono.network.coordinator.calls import member_tree
-    from unisono.network.coordinator.service import utc_now
     from unisono.network.enrolment import Invitations, Members
 
     found = _home(home)
@@ -364,7 +358,6 @@ def _until(member: dict[str, Any]) -> str:
 @contextmanager
 def _operator(home: Path) -> Iterator[Client]:
     """A client that calls as the operator of a folder."""
-    from unisono.network.coordinator.service import utc_now
     from unisono.network.researcher import Client, PersonFolder
 
     path = home.expanduser()

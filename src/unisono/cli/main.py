@@ -6,16 +6,16 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import typer
 
 from unisono import __version__
-from unisono.cli import coordinator, demo, methods, report, run, simulate, site, study, verify
 from unisono.cli.console import errors
 from unisono.cli.entry import INTERRUPTED, STOPPED
 from unisono.errors import UnisonoError
-from unisono.report.terminal import error_panel
 
 app = typer.Typer(
     help="Federated learning for hospitals in which only sums leave a hospital.\n\nBegin with: unisono demo",
@@ -24,15 +24,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(study.app, name="study")
-app.add_typer(site.app, name="site")
-app.add_typer(coordinator.app, name="coordinator")
-app.add_typer(simulate.app, name="simulate")
-app.command("demo")(demo.demo)
-app.command("run")(run.run)
-app.command("report")(report.report)
-app.command("verify")(verify.verify)
-app.command("methods")(methods.methods)
+_NOUNS = ("study", "site", "coordinator", "simulate")
+_VERBS = ("demo", "run", "report", "verify", "methods")
+_registered: set[str] = set()
+
+
+def _register(arguments: Sequence[str]) -> None:
+    """Put the command that is meant under `unisono`; all of them where that is not clear, and for help. A hospital's short commands
+    need not wait until everything else is imported."""
+    meant = next((word for word in arguments if not word.startswith("-")), "")
+    everything = (*_NOUNS, *_VERBS)
+    for name in [meant] if meant in everything else everything:
+        if name not in _registered:
+            _registered.add(name)
+            module = import_module(f"unisono.cli.{name}")
+            if name in _NOUNS:
+                app.add_typer(module.app, name=name)
+            else:
+                app.command(name)(getattr(module, name))
 
 
 @app.callback(invoke_without_command=True)
@@ -46,6 +55,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 def main(arguments: list[str] | None = None) -> None:
     """The entry point. Exit codes: 0 done, 1 refused or failed with a reason, 2 wrong usage, 130 interrupted."""
     try:
+        _register(sys.argv[1:] if arguments is None else arguments)
         code = app(arguments, standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer's newer versions catch Ctrl-C themselves, and say nothing
             errors.print(STOPPED)
@@ -56,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         errors.print(STOPPED)
         sys.exit(INTERRUPTED)
     except UnisonoError as error:
+        from unisono.report.terminal import error_panel
+
         errors.print(error_panel(error))
         sys.exit(1)
     except Exception as error:  # noqa: BLE001  (the last resort: a fault of ours, told without a traceback)

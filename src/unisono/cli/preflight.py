@@ -33,7 +33,8 @@ def preflight(
         Path, typer.Option("--home", envvar="UNISONO_SITE_HOME", help="The site's folder, there or not yet.")
     ] = Path("~/.unisono/site"),
     proxy: Annotated[
-        str | None, typer.Option("--proxy", help="HTTP CONNECT proxy: http://[user:password@]host:port.")
+        str | None,
+        typer.Option("--proxy", help="HTTP CONNECT proxy: http://host:port, or http://user:password@host:port."),
     ] = None,
 ) -> None:
     """Check name, proxy, TLS, the coordinator, bandwidth, idle time-outs and this machine before joining. The token stays unused.
@@ -73,13 +74,13 @@ def preflight(
             say=lambda title: errors.print(f"… {title}", markup=False),
         )
     )
-    if json is not None:
-        report.save(json)
     out.print(f"Preflight from {report.machine} to {report.address}", markup=False)
     out.print(table(report))
     if report.request:
-        out.print(Text("To send to the IT desk", style="bold"))
+        out.print(Text("\nTo send to the IT desk", style="bold"))
         typer.echo(f"\n{report.request}")
     out.print(Text(*_SAID[report.status]))
+    if json is not None:
+        report.save(json)
     if report.status == "fail":
         raise typer.Exit(1)

@@ -1,9 +1,10 @@
-"""What the network's commands share: a line that says something, a table, and whether the network's packages are here."""
+"""What the network's commands share: a line that says something, a table, the clock, and whether the network's packages are here."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.util import find_spec
 
 from rich import box
@@ -27,6 +28,11 @@ def need_network() -> None:
             remedy="Install them with: pip install 'unisono[network]'.",
         )
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def utc_now() -> datetime:
+    """The clock of a command."""
+    return datetime.now(UTC)
 
 
 def say(what: str, *, good: bool = False) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from unisono.cli.console import errors as error_console
 from unisono.cli.console import out as console
-from unisono.errors import StorageError
+from unisono.errors import StorageError, UnisonoError
 from unisono.simulation.run import play, play_all
 from unisono.simulation.tally import LEAST_P, Tally
 
@@ -27,6 +29,8 @@ app = typer.Typer(
 )
 
 SHOWN_FAILURES = 10
+WIDE = 250
+"""Columns for the tables where the output is no terminal: the longest list of rules in one line, for `grep`."""
 
 
 @app.callback()
@@ -56,6 +60,9 @@ def secagg(
     if replay is not None:
         _replay(seed, replay, sites)
         return
+    if json_file is not None:
+        _can_be_written(json_file)
+    batches = play_all(seed, schedules, sites, jobs)
     tally = Tally()
     with Progress(
         TextColumn("[bold]secure aggregation[/]"),
@@ -66,7 +73,7 @@ def secagg(
         console=error_console,
     ) as progress:
         task = progress.add_task("schedules", total=schedules)
-        for count, batch in play_all(seed, schedules, sites, jobs):
+        for count, batch in batches:
             tally.add(batch)
             progress.advance(task, count)
     _show(tally)
@@ -78,38 +85,63 @@ def secagg(
     if not tally.uniform:
         console.print(f"[red]✗[/] masked vectors are not uniform (p below {LEAST_P:g})")
     if tally.holds:
-        console.print("[green]✓[/] all invariants hold")
+        console.print(_all_hold(tally), soft_wrap=True)
         return
     console.print(f"[red]✗[/] invariants are broken in {len(tally.failures)} of {tally.schedules} schedules")
     raise typer.Exit(1)
 
 
 def _replay(seed: int, index: int, sites: int) -> None:
-    played = play(seed, index, sites)
+    if index < 0:
+        raise UnisonoError(
+            f"There is no schedule {index}.",
+            rule="simulation-schedule",
+            remedy="Schedules are counted from 0: give --replay the number that a failing schedule was printed with.",
+        )
+    tally = Tally()
+    played = play(seed, index, sites, tally)
     console.print(f"Schedule {index} of seed {seed}, at most {sites} sites", style="bold")
     for number, line in enumerate(played.trace):
         console.print(f"{number:4d}  {line}", markup=False, soft_wrap=True)
     if played.broken:
         raise typer.Exit(1)
-    console.print("[green]✓[/] all invariants hold")
+    console.print(_all_hold(tally), soft_wrap=True)
+
+
+def _all_hold(tally: Tally) -> str:
+    """The last line. A schedule in which a coordinator lied where it was trusted breaks no promise: it is said nevertheless."""
+    beyond = tally.beyond.total()
+    if not beyond:
+        return "[green]✓[/] all invariants hold"
+    outside = "1 schedule" if beyond == 1 else f"{beyond:,} schedules"
+    where = " and ".join(sorted(tally.beyond)) if tally.schedules == 1 else "see the table"
+    return f"[green]✓[/] all invariants hold within what is promised ({outside} outside: {where})"
+
+
+def _tables() -> Console:
+    """Where tables are printed: as wide as they are where the output is no terminal, so that no rule's name is cut."""
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(file=console.file, highlight=False, width=WIDE)
 
 
 def _show(tally: Tally) -> None:
-    console.print(f"{tally.schedules:,} schedules, {tally.operations:,} operations")
-    console.print(_counts("Federations", ("coordinator and line, threat, graph", "schedules"), tally.federations))
-    console.print(_counts("Sums", ("attempts that ended as", "number"), tally.sums))
-    console.print(_counts("Clean aborts, by cause", ("rule", "number"), tally.aborts))
-    console.print(_counts("Faults", ("what went wrong", "number"), tally.faults))
-    console.print(_attacks(tally.attacks))
-    console.print(_culprits(tally.culprits))
+    out = _tables()
+    out.print(f"{tally.schedules:,} schedules, {tally.operations:,} operations")
+    out.print(_counts("Federations", ("coordinator and line, threat, graph", "schedules"), tally.federations))
+    out.print(_counts("Sums", ("attempts that ended as", "number"), tally.sums))
+    out.print(_counts("Clean aborts, by cause", ("rule", "number"), tally.aborts))
+    out.print(_counts("Faults", ("what went wrong", "number"), tally.faults))
+    out.print(_attacks(tally.attacks))
+    out.print(_culprits(tally.culprits))
     if tally.beyond:
-        console.print(_counts("Outside what is promised", ("setting", "schedules"), tally.beyond))
+        out.print(_counts("Outside what is promised", ("setting", "schedules"), tally.beyond))
     table = Table("masked vectors of honest sites", title="Are they noise? (256 byte values against uniform)")
     for head in ("bytes", "chi-square (255 d.f.)", "p"):
         table.add_column(head, justify="right")
     for kind, (seen, statistic, p) in tally.uniformity().items():
         table.add_row(kind, f"{seen:,}", f"{statistic:.1f}", f"{p:.3g}")
-    console.print(table)
+    out.print(table)
 
 
 def _counts(title: str, heads: tuple[str, str], counts: Mapping[str, int]) -> Table:
@@ -125,7 +157,7 @@ def _attacks(attacks: Mapping[tuple[str, str], int]) -> Table:
     table = Table("the coordinator ...", title="Attacks, and what the sites asked said")
     for head in ("asked", "refused", "answered, no harm", "nobody there"):
         table.add_column(head, justify="right")
-    table.add_column("refused by")
+    table.add_column("refused by", overflow="fold")
     for kind in sorted({kind for kind, _ in attacks}):
         ways = {how: n for (name, how), n in attacks.items() if name == kind}
         rules = Counter({how.removeprefix("refused: "): n for how, n in ways.items() if how.startswith("refused")})
@@ -145,12 +177,27 @@ def _culprits(culprits: Mapping[tuple[str, str], int]) -> Table:
     return table
 
 
+def _can_be_written(path: Path) -> None:
+    """Asked before the schedules are played: they may take an hour."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise _not_written(path, "it is a folder")
+    if not folder.is_dir():
+        raise _not_written(path, "there is no such folder")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise _not_written(path, "no permission")
+
+
+def _not_written(path: Path, why: str) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written: {why}.",
+        rule="storage",
+        remedy="Give --json a file in a folder that exists and that you may write to.",
+    )
+
+
 def _write(path: Path, tally: Tally, **about: int) -> None:
     try:
         path.write_text(json.dumps({**about, **tally.to_tree()}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}.",
-            rule="storage",
-            remedy="Give --json a file in a folder that exists and that you may write to.",
-        ) from error
+        raise _not_written(path, error.strerror or "the system refused") from error

@@ -61,15 +61,18 @@ def _show_hiding(study: Study, sites: int | None) -> None:
     if sites is None:
         rows = hiding.examples(study)
         console.print(hiding.table(rows))
+        console.print(f"  {hiding.legend(rows)}")
         tight = [row for row in rows if not row.may_be_lost]
     else:
         row = hiding.outlook(study, sites)
         tight = [] if row.may_be_lost else [row]
         if row.may_be_lost:
             console.print(f"  {row.sentence}")
+        console.print(f"  {row.pieces}")
     for row in tight:
         console.print(f"  [yellow]![/] {row.sentence}")
-    console.print(f"  lost before masking: {hiding.ON_DROPOUT[study.participation.on_dropout]}")
+    mark = "[yellow]![/] " if hiding.warns(study) else ""
+    console.print(f"  {mark}lost before masking: {hiding.ON_DROPOUT[study.participation.on_dropout]}")
 
 
 @app.command("schema")

@@ -11,15 +11,10 @@ import typer
 from rich.markup import escape
 
 from unisono.cli.console import out as console
-from unisono.cli.folder import check_folder
-from unisono.cli.shown import need_network, say, show_table
+from unisono.cli.shown import need_network, say, show_table, utc_now
 from unisono.cli.site_network import ProxyOption
 from unisono.cli.study_watch import WatchView, when
 from unisono.errors import StudyError, UnisonoError
-from unisono.methods.registry import check as method_checks
-from unisono.report.audience import FILE as FILES
-from unisono.report.terminal import answer_panel
-from unisono.study.load import dump_json, load
 
 if TYPE_CHECKING:
     from unisono.network.researcher import Client, PersonFolder
@@ -53,7 +48,6 @@ def join(
     """
     need_network()
     from unisono.network.researcher import join as join_federation
-    from unisono.site.agent import utc_now
 
     text = typer.get_text_stream("stdin").read() if token == "-" else token  # noqa: S105  (a dash is no secret)
     folder = _folder(home)
@@ -69,8 +63,10 @@ def sign(study: StudyFile, signature: SignatureOption = None, home: HomeOption =
     [bold]Example[/]: unisono study sign study.yaml
     """
     need_network()
+    from unisono.methods.registry import check as method_checks
     from unisono.network.researcher import sign as sign_study
     from unisono.network.researcher import signature_file
+    from unisono.study.load import load
 
     checked, folder = load(study, method_checks), _folder(home)
     path = signature or signature_file(study)
@@ -92,9 +88,11 @@ def submit(
     [bold]Example[/]: unisono study submit study.yaml --sites padua,turin,leiden
     """
     need_network()
+    from unisono.methods.registry import check as method_checks
     from unisono.network.researcher import signature_file, signature_of
     from unisono.network.wordcode import word_code
     from unisono.protection.secagg.roster import Roster
+    from unisono.study.load import dump_json, load
 
     names = _names(sites)
     checked = load(study, method_checks)
@@ -158,8 +156,13 @@ def result(
     [bold]Example[/]: unisono study result als-survival --out results/
     """
     need_network()
+    from unisono.cli.folder import check_folder
+    from unisono.methods.registry import check as method_checks
     from unisono.network.agent.results import keep
+    from unisono.report.audience import FILE as FILES
     from unisono.report.delivered import read
+    from unisono.report.terminal import answer_panel
+    from unisono.study.load import load
 
     with _client(home) as client:
         files = client.files(study)
@@ -204,7 +207,6 @@ def _folder(home: Path) -> PersonFolder:
 @contextmanager
 def _client(home: Path) -> Iterator[Client]:
     from unisono.network.researcher import Client
-    from unisono.site.agent import utc_now
 
     with Client(_folder(home)) as client:
         client.renew_if_due(utc_now())

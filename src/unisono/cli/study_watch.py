@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.text import Text
 
 from unisono.cli.shown import say, table_of
-from unisono.methods.wording import say_list
 
 if TYPE_CHECKING:
     from unisono.network.researcher import Seen

@@ -36,6 +36,9 @@ RESULTS, EMBEDDED = Path("results"), Path("embedded")
 GRACE_S = 3
 """That a lost link has to come back before the study waits for the hospital; short, for a demo."""
 _MARK = ".unisono-demo-network"
+_BEGUN, _FINISHED = b"made by: unisono demo --network\n", b"made by: unisono demo --network; finished\n"
+_SHEET_LINES = 16
+"""Of the table of everything that leaves; the whole of it is in the log."""
 _WAIT_S = 60.0
 _MIDDLE = "curves (kaplan-meier) begins"
 
@@ -50,14 +53,15 @@ class Finished:
 
 
 def begin(out: Path, *, fresh: bool) -> None:
-    """An empty folder of the demo's own. `StorageError` (``own-folder``) if there is something in it; with `fresh`, an earlier
-    demo's files are removed."""
+    """An empty folder of the demo's own. `StorageError` (``own-folder``) if there is something in it. An earlier demo's files are
+    removed if it did not come to its end, and with `fresh`."""
     check_platform()
     for name in lung.HOSPITALS:
         AgentFolder(out / name).socket  # noqa: B018  (raises if the path is too long for a socket)
     with storage(out, "demo folder"):
-        ours = (out / _MARK).exists()
-        if out.exists() and any(out.iterdir()) and not (ours and fresh):
+        mark = (out / _MARK).read_bytes() if (out / _MARK).exists() else b""
+        ours = bool(mark)
+        if out.exists() and any(out.iterdir()) and not (ours and (fresh or mark != _FINISHED)):
             raise StorageError(
                 f"{out} holds {'an earlier demo' if ours else 'files that are not a demo of the network'}.",
                 rule="own-folder",
@@ -66,7 +70,7 @@ def begin(out: Path, *, fresh: bool) -> None:
         if ours:
             shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / _MARK, b"made by: unisono demo --network\n", "demo folder")
+    write_whole(out / _MARK, _BEGUN, "demo folder")
 
 
 def play(out: Path, shown: Listener, said: Listener) -> str:
@@ -80,9 +84,7 @@ def play(out: Path, shown: Listener, said: Listener) -> str:
         for service in hospitals.values():
             _heard(stage, service, "connected")
         said("", "Every hospital has dialled the coordinator. Nothing listens in a hospital.")
-        _ask(stage, hospitals, said)
-        watch = stage.serve(RESEARCHER, "study", "watch", STUDY, "--home", RESEARCHER, heard=said)
-        _heard(stage, watch, STUDY)
+        watch = _ask(stage, hospitals, said)
         stage.together(
             partial(stage.run, name, "site", "approve", STUDY, "--yes", "--home", name) for name in hospitals
         )
@@ -115,6 +117,7 @@ def compare(out: Path) -> Finished:
                 rule="demo-equal",
                 remedy=f"This must not be. Please report it, with {out / RESULTS} and {out / EMBEDDED}.",
             )
+    write_whole(out / _MARK, _FINISHED, "demo folder")
     results = {name: o.answer.result for name, o in delivered.outcomes.items() if o.answer is not None}
     comparison = against_pooled(results, answered.completed.snapshots)
     return Finished(delivered, comparison, tuple(delivered.study.analyses))
@@ -160,23 +163,37 @@ def _serve(stage: Stage, name: str) -> Service:
     return stage.serve(name, "site", "serve", "--home", name)
 
 
-def _ask(stage: Stage, hospitals: dict[str, Service], said: Listener) -> None:
-    """The researcher signs and submits; the stewards are offered the study, and one of them reads aloud what leaves."""
+def _ask(stage: Stage, hospitals: dict[str, Service], said: Listener) -> Service:
+    """The researcher signs, submits and watches; the stewards are offered the study, and one of them reads what leaves."""
     stage.run(RESEARCHER, "study", "sign", "study.yaml", "--home", RESEARCHER)
     sites = ",".join(lung.HOSPITALS)
     stage.run(RESEARCHER, "study", "submit", "study.yaml", "--sites", sites, "--home", RESEARCHER)
     for service in hospitals.values():
         _heard(stage, service, "waits for the data steward")
     first = next(iter(hospitals))
-    for line in stage.run(first, "site", "show", STUDY, "--home", first).splitlines():
+    watch = stage.serve(RESEARCHER, "study", "watch", STUDY, "--home", RESEARCHER, heard=said)
+    for line in _shortened(stage.run(first, "site", "show", STUDY, "--home", first).splitlines(), first):
         said(first, line)
+    _heard(stage, watch, STUDY)
+    return watch
+
+
+def _shortened(sheet: list[str], who: str) -> list[str]:
+    """The sheet with the beginning of its longest table."""
+    heads = [k for k, line in enumerate(sheet) if line and not line.startswith(" ")]
+    first = next((k for k in heads if sheet[k].startswith("What leaves")), 0)
+    last = next((k for k in heads if sheet[k].startswith("masked")), first)
+    cut = first + _SHEET_LINES
+    if last <= cut:
+        return sheet
+    return [*sheet[:cut], f"  ... and {last - cut} more lines of this table: logs/{who}.log", *sheet[last:]]
 
 
 def _kill(stage: Stage, watch: Service, hospital: Service, said: Listener) -> Service:
     """In the middle of the study: power off at one hospital, and on again when the study waits for it."""
     _heard(stage, watch, _MIDDLE)
-    hospital.kill()
     said("", f"kill -9: the machine of {KILLED} is off, in the middle of the study. The others wait.")
+    hospital.kill()
     _heard(stage, watch, f"waiting for {KILLED}")
     return _serve(stage, KILLED)
 

@@ -12,9 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -136,7 +136,8 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        with _undisturbed():
+            self.end()
 
     def run(self, who: str, *arguments: str, stdin: Path | None = None, secret: bool = False) -> str:
         """A command, to its end; what it said. stdin: a file within the folder. secret: its standard output is not logged.
@@ -165,8 +166,14 @@ class Stage:
     def together(self, works: Iterable[Callable[[], object]]) -> None:
         """Several works at once; the first error of any, when all have ended."""
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="demo") as pool:
-            for future in [pool.submit(work) for work in works]:
-                future.result()
+            futures = [pool.submit(work) for work in works]
+            try:
+                wait(futures)
+            except BaseException:  # Ctrl-C: what runs is ended, so that the threads end too
+                self.end()
+                raise
+        for future in futures:
+            future.result()
 
     def serve(self, who: str, *arguments: str, heard: Listener = lambda _, __: None) -> Service:
         """A command that goes on until the end."""
@@ -211,6 +218,20 @@ class Stage:
 
     def _show(self, who: str, arguments: tuple[str, ...], stdin: Path | None) -> None:
         self._shown(who, f"unisono {shlex.join(arguments)}{'' if stdin is None else f' < {stdin}'}")
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C does not stop the ending."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _sweep(process: subprocess.Popen[str]) -> None:

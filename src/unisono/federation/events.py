@@ -18,6 +18,7 @@ Kind = Literal[
     "recovered",  # a site was lost after masking; its part counts, its masks were recovered
     "left",  # a site is left out for good (on_dropout: continue)
     "opened",  # a sum was opened
+    "misbehaved",  # a site sent what no site of ours sends; `name` is the rule
     "clipped",  # values of a model update were clipped: `words` of them, over all sites
     "finished",  # the analysis is answered
     "failed",  # the analysis cannot be answered

@@ -109,6 +109,16 @@ class Federation:
         """Sites that were in at first and are out for good (`on_dropout: continue`)."""
         return tuple(sorted(set(self.roster.sites) - set(self.sites)))
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is on record of sites that sent what no site of ours sends. No proof: not every message is signed."""
+        found = {(r.body["site"], r.body["rule"]) for r in self.journal.all("misbehaved") if r.body is not None}
+        return tuple(
+            f"{site} sent a message that could not be used ({rule}); the numbers are right without it. The coordinator's "
+            "journal says which."
+            for site, rule in sorted(found)
+        )
+
     # -- operations ---------------------------------------------------------------------------------------------------
 
     async def sum(self, contribution: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> T:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Any
 
 from numpy.typing import NDArray
@@ -38,6 +39,9 @@ from unisono.protection.prg import Words
 from unisono.protection.secagg.aggregate import AggregatorSession
 
 FIRST_BYTES = 16
+STRAGGLERS_S = 1.0
+"""How long the last answers are waited for, at least, when those that are there would do: what rides on them saves the next sum
+a round trip."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class Round:
             return await self._gather(ask, sites, message, collect)
 
         setup = await slots.ready(ask, gather)
+        closed = self._closed_over(ask)
+        if closed is not None and not set(closed) <= set(setup.dealt):
+            raise Incomplete(Lost(dict.fromkeys(sorted(set(closed) - set(setup.dealt)), "share")))
         session = AggregatorSession(setup, ask.digest, length, codec.dtype)
         following = slots.begin_next(ask.circle, ask.to)
         first: dict[str, str] = {}
@@ -89,13 +96,13 @@ class Round:
             # Each part is added as it comes and then let go: memory does not grow with the number of sites.
             first[site] = first_bytes(masked.part.words)
             session.collect_masked(masked.part)
-            slots.collect_keys(masked.next)
+            self._riding(ask, site, lambda: slots.collect_keys(masked.next))
 
         def question(site: str) -> Message:
             return Mask(ask, session.slot, setup.inbox_for(site, session.dealt), following, self.closes)
 
-        lost = await self._gather(ask, session.dealt, question, collect)
-        if lost and not (ask.partial and session.can_close):
+        lost = await self._gather(ask, closed or session.dealt, question, collect)
+        if lost and not (ask.partial and closed is None and session.can_close):
             raise Incomplete(lost)
         self.journal.write(
             "pending",
@@ -116,17 +123,24 @@ class Round:
                 session.survivors,
                 lambda _: Agree(ask.key, request),
                 lambda _, agreement: session.collect_agreement(agreement),
+                enough=lambda: session.agreed,
             )
             if not session.agreed:
                 raise Incomplete(lost)
         self.unmasking = session, first
-        request, keys = session.agreed_request(), slots.keys_to_share(ask.sites)
+        request, keys = session.agreed_request(), slots.keys_to_share(ask)
 
-        def collect(_: str, revealed: Revealed) -> None:
+        def collect(site: str, revealed: Revealed) -> None:
             session.collect_unmask(revealed.shares)
-            slots.collect_shares(revealed.next)
+            self._riding(ask, site, lambda: slots.collect_shares(revealed.next))
 
-        lost = await self._gather(ask, session.survivors, lambda _: Reveal(ask.key, request, keys), collect)
+        lost = await self._gather(
+            ask,
+            session.survivors,
+            lambda _: Reveal(ask.key, request, keys),
+            collect,
+            enough=lambda: session.can_open,
+        )
         opened = self.unmasked(ask, lost.sites)
         if opened is None:
             raise Incomplete(lost)
@@ -141,6 +155,8 @@ class Round:
         self.unmasking = None
         recovered = tuple(sorted({*lost, *session.dropped}))
         words = session.open()
+        for site in session.wrong_sharers:
+            self._misbehaved(ask, site, "wrong-share", "It gave a wrong share, or was dealt one.", {})
         for site in recovered:
             self.observer(Event("recovered", ask.analysis, ask.step, ask.contribution, site))
         return Opened(words, session.survivors, recovered, dict(first))
@@ -175,14 +191,27 @@ class Round:
         assert total is not None
         return Opened(total, tuple(sorted(parts)), (), first)
 
+    def _closed_over(self, ask: Ask) -> tuple[str, ...] | None:
+        """The set of an earlier attempt that sites may have signed or unmasked for: another is refused, so it stays this one."""
+        record = self.journal.last("pending", epoch=ask.epoch, step=ask.step)
+        if record is None or record.body is None:
+            return None
+        return tuple(record.body["session"]["unmask"]["survivors"])
+
     async def _gather(
         self,
         ask: Ask,
         sites: Iterable[str],
         message: Callable[[str], Message],
         collect: Callable[[str, Any], None],
+        *,
+        enough: Callable[[], bool] | None = None,
     ) -> Lost:
-        """Ask all at once. Lost links are counted; a refusal of any site ends the run with the site's own words."""
+        """Ask all at once. Lost links are counted; a refusal of any site ends the run with the site's own words.
+
+        enough: says when the answers that are there will do. The others are then waited for only a little longer, and an
+        answer that cannot be used is as good as none; both count as lost.
+        """
         lost = Lost()
         sites = tuple(sites)
         self.waiting.clear()
@@ -200,11 +229,58 @@ class Round:
                 self.observer(Event("lost", ask.analysis, ask.step, sent.phase, site))
                 return
             self.waiting.discard(site)
-            _check_sender(site, answer)
-            collect(site, answer)
+            try:
+                _check_sender(site, answer)
+                collect(site, answer)
+            except ProtocolError as error:
+                self._misbehaved(ask, site, error.rule, error.what, error.evidence)
+                if enough is None:
+                    raise
+                lost.sites[site] = sent.phase
 
-        await together(one(site) for site in sites)
+        for site in await until_enough({site: one(site) for site in sites}, enough):
+            lost.sites[site] = "late"
+            self.waiting.discard(site)
         return lost
+
+    def _riding(self, ask: Ask, site: str, collect: Callable[[], None]) -> None:
+        """What rode along never spoils the sum that it rode on: it is asked for again by itself, and refused then."""
+        try:
+            collect()
+        except ProtocolError as error:
+            self._misbehaved(ask, site, error.rule, error.what, error.evidence)
+
+    def _misbehaved(self, ask: Ask, site: str, rule: str, what: str, evidence: Mapping[str, str]) -> None:
+        """Write down that a site sent what no site of ours sends."""
+        body = {"site": site, "rule": rule, "what": what, "evidence": dict(evidence)}
+        self.journal.write("misbehaved", body, epoch=ask.epoch, step=ask.step)
+        self.observer(Event("misbehaved", ask.analysis, ask.step, rule, site))
+
+
+async def until_enough(
+    asked: Mapping[str, Coroutine[Any, Any, None]], enough: Callable[[], bool] | None
+) -> tuple[str, ...]:
+    """Run all, until they end, or a little longer than it takes until there are enough; gives back the names of those that
+    were not waited for. If one fails, the others end first and the first failure (by order) is raised."""
+    tasks = {name: asyncio.ensure_future(one) for name, one in asked.items()}
+    began = monotonic()
+    until: float | None = None
+    try:
+        while waiting := [task for task in tasks.values() if not task.done()]:
+            if until is None and enough is not None and enough():
+                until = monotonic() + max(STRAGGLERS_S, monotonic() - began)
+            left = None if until is None else max(until - monotonic(), 0.0)
+            done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+    finally:
+        late = tuple(name for name, task in tasks.items() if not task.done())
+        for name in late:
+            tasks[name].cancel()
+    for name, task in tasks.items():
+        if name not in late:
+            task.result()
+    return late
 
 
 def _check_sender(site: str, answer: Any) -> None:

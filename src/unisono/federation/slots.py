@@ -76,7 +76,12 @@ class Slots:
 
     async def _made(self, ask: Ask, setup: SlotSetup, gather: Gather) -> None:
         if not self.drawing.committed and self.drawing.graph is None:
-            await self._gathered(ask, gather, ask.sites, lambda _: Commit(ask.circle), self.drawing.collect_commitment)
+            drawing = self.drawing
+            lost = await gather(
+                ask.sites, lambda _: Commit(ask.circle), lambda _, answer: drawing.collect_commitment(answer)
+            )
+            if lost:
+                raise Incomplete(lost)  # the graph is everybody's
         await self._keys(ask, setup, gather)
         roster = setup.key_roster()
         self._keep_graph()
@@ -84,28 +89,24 @@ class Slots:
 
     async def _keys(self, ask: Ask, setup: SlotSetup, gather: Gather) -> None:
         missing = setup.missing_keys(ask.sites)
-        if missing:
+        if missing and not setup.keys_final:
             slot, commitments = NewSlot(setup.slot, setup.recipient), self.drawing.all_commitments()
-            await self._gathered(
-                ask, gather, missing, lambda _: Advertise(ask.circle, slot, commitments), setup.collect_advertise
+            lost = await gather(
+                missing,
+                lambda _: Advertise(ask.circle, slot, commitments),
+                lambda _, answer: setup.collect_advertise(answer),
             )
+            if lost and not (ask.partial and setup.enough_keys):
+                raise Incomplete(lost)
 
     async def _shares(self, ask: Ask, setup: SlotSetup, roster: KeyRoster, gather: Gather) -> None:
         missing = setup.missing_shares(setup.advertised)
         if missing:
-            await self._gathered(ask, gather, missing, lambda _: Share(ask.circle, roster), setup.collect_shares)
-
-    async def _gathered(
-        self,
-        ask: Ask,
-        gather: Gather,
-        sites: Iterable[str],
-        message: Callable[[str], Message],
-        collect: Callable[[Any], None],
-    ) -> None:
-        lost = await gather(sites, message, lambda _, answer: collect(answer))
-        if lost and not ask.partial:
-            raise Incomplete(lost)
+            lost = await gather(
+                missing, lambda _: Share(ask.circle, roster), lambda _, answer: setup.collect_shares(answer)
+            )
+            if lost and not (ask.partial and setup.enough_shares):
+                raise Incomplete(lost)
 
     def begin_next(self, circle: Circle, recipient: str) -> NewSlot:
         """The slot whose keys ride along with the masked parts of this sum."""
@@ -117,9 +118,12 @@ class Slots:
         if keys is not None and self.next is not None:
             self.next.collect_advertise(keys)
 
-    def keys_to_share(self, sites: Iterable[str]) -> KeyRoster | None:
-        """The keys of the next slot, to ride along with the unmasking, if all of these sites have sent theirs."""
-        if self.next is None or self.next.missing_keys(sites):
+    def keys_to_share(self, ask: Ask) -> KeyRoster | None:
+        """The keys of the next slot, to ride along with the unmasking: if all have sent theirs, or for a sum that may be made
+        over fewer, if enough have. Who is missing then is back in the slot after."""
+        if self.next is None or not self.next.enough_keys:
+            return None
+        if self.next.missing_keys(ask.sites) and not ask.partial:
             return None
         return self.next.key_roster()
 

@@ -53,4 +53,5 @@ async def answer(study: Study, analysis: str, begin: Callable[[], Federation]) -
         except SiteLeft:
             continue
         notes = (*result.notes, *(f"{_LEFT.format(', '.join(federation.left))}" for _ in federation.left[:1]))
+        notes = (*notes, *federation.remarks)
         return Answer(replace(result, notes=notes), cohort, federation.sites)

@@ -65,7 +65,7 @@ def play_range(seed: int, first: int, last: int, sites: int, parties: PartyFacto
 def play_all(seed: int, schedules: int, sites: int, jobs: int = 1) -> Iterator[tuple[int, Tally]]:
     """Batches as they are done: how many schedules, and their counts. The total does not depend on `jobs`.
 
-    `UnisonoError` (rule ``simulation-size``) if there is nothing to do.
+    `UnisonoError` (rule ``simulation-size``) at once, before anything is played, if there is nothing to do.
     """
     if schedules < 1 or jobs < 1:
         raise UnisonoError(
@@ -74,6 +74,10 @@ def play_all(seed: int, schedules: int, sites: int, jobs: int = 1) -> Iterator[t
             remedy="Give --schedules and --jobs of at least 1.",
         )
     draw_plan(seed, 0, sites)  # refuses a wrong size before any process is started
+    return _batches(seed, schedules, sites, jobs)
+
+
+def _batches(seed: int, schedules: int, sites: int, jobs: int) -> Iterator[tuple[int, Tally]]:
     ranges = [(first, min(first + BATCH, schedules)) for first in range(0, schedules, BATCH)]
     if jobs == 1:
         for first, last in ranges:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ from unisono.site.worker import CohortView, Worker, method_of
 from unisono.study.document import Study
 
 Clock = Callable[[], datetime]
+R = TypeVar("R")
 
 
 def utc_now() -> datetime:
@@ -135,9 +136,8 @@ class Site:
                 return self._reveal(message)
             case messages.Deliver():
                 self._receive(message)
-            case messages.Plain(ask=ask):
-                self._over(message.closes)
-                return self._plain(ask)
+            case messages.Plain():
+                return self._plain(message)
             case messages.Tell(ask=ask):
                 self._told(ask)
             case messages.Close(key=key):
@@ -178,15 +178,15 @@ class Site:
 
     def _mask(self, message: messages.Mask) -> messages.Masked:
         ask = message.ask
-        self._over(message.closes)
         self._covered(ask, masked=True)
+        self._over(message.closes, ask)
         party = self._joined(_key(ask.circle))
         if self._parties[_key(ask.circle)][0] != ask.circle:
             raise gate.other_circle(self._parties[_key(ask.circle)][0], ask.circle)
         part = party.mask(ask, message.slot, message.inbox, lambda: self._computed(ask))
         self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=part.words.nbytes)
         following = message.next
-        ahead = None if following is None else party.advertise(following.name, following.recipient)
+        ahead = None if following is None else _riding(lambda: party.advertise(following.name, following.recipient))
         return messages.Masked(part, ahead)
 
     def _agree(self, key: messages.Key, request: Unmask) -> Agreement:
@@ -206,7 +206,9 @@ class Site:
             return messages.Revealed(step.answer)
         party = self._joined(message.key[:3])
         shares = party.unmask(message.key, request)
-        return messages.Revealed(shares, None if message.next is None else party.share(message.next))
+        self.audit.write(self.clock(), "unmasked", step=list(message.key), survivors=list(request.survivors))
+        keys = message.next
+        return messages.Revealed(shares, None if keys is None else _riding(lambda: party.share(keys)))
 
     def _step_of(self, key: messages.Key, request: Unmask) -> Step:
         """The step that is to be unmasked; a second opening is refused by its name also where the slot's secrets are gone."""
@@ -224,21 +226,31 @@ class Site:
         ask = party.asked(message.key, message.slot)
         admitted = self._covered_receipt(ask)
         total = party.receive(message.key, message.slot, message.words)
+        try:
+            self._read(ask, admitted, total)
+        except Exception as error:  # noqa: BLE001  the coordinator must not learn from it what the words were
+            rule = error.rule if isinstance(error, UnisonoError) else "site-fault"
+            self.audit.write(self.clock(), "not-received", step=list(ask.key), name=ask.contribution, rule=rule)
+            return
+        self.audit.write(self.clock(), "received", step=list(ask.key), name=ask.contribution)
+
+    def _read(self, ask: Ask, admitted: Admitted, total: Words) -> None:
         bound = gate.contribution_of(self._method(ask), ask)
         leaves = leaves_for(ask.operation, gate.declaration_of(bound, ask), ask.facts)
         decoded = codec(ask.encoding).decode(total, leaves, len(ask.sites))
         found = bound.rebuild(opened_tree(ask.operation, leaves, ask.facts, decoded.tree))
         told = replace(ask, operation="tell", contribution=ask.receipt, arguments=[found], to="", receipt="")
         keep_sheet(self.home, told, admitted.worker.receipt(told))
-        self.audit.write(self.clock(), "received", step=list(ask.key), name=ask.contribution)
 
     def _covered_receipt(self, ask: Ask) -> Admitted:
         admitted = self._admitted(ask.study)
         gate.is_receipt(self._method(ask), replace(ask, contribution=ask.receipt))
         return admitted
 
-    def _plain(self, ask: Ask) -> Words:
+    def _plain(self, message: messages.Plain) -> Words:
+        ask = message.ask
         self._covered(ask, masked=False)
+        self._over(message.closes, ask)
         step = self.state.step(ask.key)
         vector = None if step is None else step.vector
         if vector is None:
@@ -257,9 +269,16 @@ class Site:
         keep_sheet(self.home, ask, sheet)
         self.audit.write(self.clock(), "told", step=list(ask.key), name=ask.contribution)
 
-    def _over(self, key: messages.Key | None) -> None:
-        """A step is opened and stored at the coordinator, and every one before it."""
-        if key is not None:
+    def _over(self, key: messages.Key | None, ask: Ask | None = None) -> None:
+        """A step is opened and stored at the coordinator, and every one before it. ask: the question it rides on, of the same
+        run; nothing of a study that is not admitted is touched."""
+        if key is None:
+            return
+        if ask is not None and key[:2] != ask.key[:2]:
+            raise gate.protocol(
+                "The end of a step of another run rides on this question.", "other-slot", "Report the coordinator."
+            )
+        if self.state.study_of(key[0], key[1]) in self._studies:
             self.state.close_step(key)
             if key[:3] in self._parties:
                 self._parties[key[:3]][1].close(key)
@@ -361,3 +380,11 @@ class Site:
 
 def _key(circle: Circle) -> tuple[str, str, int]:
     return circle.run, circle.analysis, circle.epoch
+
+
+def _riding(make: Callable[[], R]) -> R | None:
+    """What rides along with an answer never holds it up: if it cannot be made it is asked for by itself, and refused then."""
+    try:
+        return make()
+    except (ProtocolError, SlotUnknown):
+        return None

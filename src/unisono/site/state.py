@@ -195,6 +195,14 @@ class SiteState:
                 (run, epoch, commitments, seed),
             )
 
+    def study_of(self, run: str, analysis: str) -> str | None:
+        """The study of a run that was answered here."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT study FROM steps WHERE run = ? AND analysis = ? LIMIT 1", (run, analysis)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
     def steps_answered(self, run: str, analysis: str, epoch: int, name: str, *, but: int) -> int:
         """How many other steps asked for this contribution, in this run and epoch."""
         with self._guard():

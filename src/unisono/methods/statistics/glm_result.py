@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri  # not scipy.stats, which takes long to import
 
 from unisono.errors import MethodError
 from unisono.methods.base import Result
@@ -185,7 +185,7 @@ def _log_likelihood(method: GeneralisedLinearModel, totals: Totals, deviance: fl
 def _rows(
     names: tuple[str, ...], coefficients: Vector, errors: Vector, confidence: float, ratio: str | None
 ) -> list[dict[str, Any]]:
-    reach = float(norm.ppf(0.5 + confidence / 2))
+    reach = float(ndtri(0.5 + confidence / 2))
     rows = []
     for name, coef, se in zip(names, coefficients.tolist(), errors.tolist(), strict=True):
         z = coef / se
@@ -195,7 +195,7 @@ def _rows(
             "coef": coef,
             "se": se,
             "z": z,
-            "p": float(2 * norm.sf(abs(z))),
+            "p": float(2 * ndtr(-abs(z))),
             "ci_low": low,
             "ci_high": high,
         }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri  # not scipy.stats, which takes long to import
 
 from unisono.methods.design import Design, Matrix, Vector, variables_of
 from unisono.methods.survival.follow_up import Axis
@@ -119,7 +119,7 @@ def survival_estimates(
     None where too few patients were at risk."""
     _, fixed = shown(fit.counts, at, [0])
     hazard, noise = np.cumsum(baseline.increments), np.cumsum(baseline.multipliers)
-    z = float(norm.ppf(0.5 + fit.confidence / 2))
+    z = float(ndtri(0.5 + fit.confidence / 2))
     rows: list[dict[str, Any]] = []
     for who in everyone:
         for m, (time, k) in enumerate(zip(times, at, strict=True)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import chdtrc, ndtr, ndtri  # not scipy.stats, which takes long to import
 
 from unisono.methods.design import Design, Matrix, Vector
 from unisono.methods.newton import covariance, solve_information
@@ -74,7 +74,7 @@ def estimates_of(method: CoxRegression, found: Found) -> CoxResult:
 
 def _coefficients(design: Design, beta: Vector, cov: Matrix, confidence: float) -> list[dict[str, Any]]:
     """One row a column of the design; the log hazard ratio for one unit of the study's unit."""
-    reach = float(norm.ppf(0.5 + confidence / 2))
+    reach = float(ndtri(0.5 + confidence / 2))
     coef, se = beta / design.half, np.sqrt(np.diag(cov)) / design.half
     return [
         {
@@ -85,7 +85,7 @@ def _coefficients(design: Design, beta: Vector, cov: Matrix, confidence: float) 
             "ci_low": float(np.exp(b - reach * s)),
             "ci_high": float(np.exp(b + reach * s)),
             "z": float(b / s),
-            "p": float(2 * norm.sf(abs(b / s))),
+            "p": float(2 * ndtr(-abs(b / s))),
         }
         for name, b, s in zip(design.names, coef, se, strict=True)
     ]
@@ -100,7 +100,7 @@ def _tests(fit: Fit, names: tuple[str, ...]) -> dict[str, dict[str, float | int]
         "score": float(null.score @ solve_information(null.information, null.score, names)),
     }
     df = len(best.beta)
-    return {name: {"statistic": s, "df": df, "p": float(chi2.sf(s, df))} for name, s in statistics.items()}
+    return {name: {"statistic": s, "df": df, "p": float(chdtrc(df, s))} for name, s in statistics.items()}
 
 
 def _terms(method: CoxRegression) -> dict[str, list[int]]:

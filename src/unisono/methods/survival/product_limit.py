@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2, norm
+from scipy.special import chdtrc, ndtri  # not scipy.stats, which takes long to import
 
 Float = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class ProductLimit:
         1 where the curve is still 1; NaN where it is 0, for there the variance is not defined.
         Kalbfleisch & Prentice (2002), section 1.4.1.
         """
-        z = float(norm.ppf(0.5 + confidence / 2))
+        z = float(ndtri(0.5 + confidence / 2))
         inside = (self.survival > 0) & (self.survival < 1)
         log_s = np.log(np.where(inside, self.survival, 0.5))
         reach = z * np.sqrt(self.greenwood) / -log_s
@@ -95,4 +95,4 @@ def logrank(events: Float, at_risk: Float) -> LogRank | None:
     if np.linalg.matrix_rank(v) < len(u):
         return None
     statistic = float(u @ np.linalg.solve(v, u))
-    return LogRank(statistic, len(u), float(chi2.sf(statistic, len(u))))
+    return LogRank(statistic, len(u), float(chdtrc(len(u), statistic)))

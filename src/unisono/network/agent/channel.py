@@ -120,7 +120,7 @@ def trouble(code: Any, details: str | None, address: str) -> NetworkError:
             f"The proxy does not let this site through to {address}: {told}",
             rule="proxy-refused",
             remedy="Ask the IT desk to allow HTTP CONNECT to this host and port; a proxy that wants NTLM or Kerberos needs a "
-            "relay (docs/deployment.md).",
+            "relay (docs/preflight.md).",
         )
     return NetworkError(
         f"The coordinator at {address} cannot be reached: {told or str(code)}",

@@ -139,6 +139,11 @@ def _limits(permit: Permit, study: Study) -> list[str]:
         f"Each analysis may be begun at most {permit.runs} times. The permit ends on {permit.expires:%d %B %Y} (UTC).",
         f"A sum holds at least {study.release.min_sites} hospitals.",
     ]
+    if permit.may_leave:
+        lines.append(
+            "The study may go on without a hospital that left. The coordinator alone says who left: it could say so of this "
+            "hospital, and then work out this hospital's part of the sums. Signatures do not prevent that."
+        )
     if permit.argument_limits:
         limits = ", ".join(f"{name} within ±{limit:g}" for name, limit in sorted(permit.argument_limits.items()))
         lines.append(f"What is sent along with a question: {limits}.")

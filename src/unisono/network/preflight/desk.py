@@ -13,8 +13,8 @@ from unisono.version import VERSION
 _WIDTH = 96
 _AFTER = r"""
     What it is. Unisono answers medical research questions over several hospitals without moving their records: each
-    hospital computes its part of a sum, masks it, and only that leaves. Nothing is sent for a study before this hospital's
-    data steward has approved it. The connection goes out; nothing here listens for connections from outside.
+    hospital computes its part of a sum, and no patient's record leaves. Nothing is computed for a study before this
+    hospital's data steward has approved it. The connection goes out; nothing here listens for connections from outside.
 
     The connection. TCP, TLS 1.3 with certificates at both ends, HTTP/2 (ALPN h2), gRPC. It stays open for days, with a sign
     of life every 15 seconds.
@@ -30,6 +30,11 @@ def letter(target: Target, checks: tuple[Check, ...], machine: str, when: dateti
     asks = [check for check in checks if check.ask and check.status in ("warn", "fail")]
     if not asks:
         return ""
+    works = (
+        "It does not work yet"
+        if any(check.status == "fail" for check in asks)
+        else "It works, but not as well as it should"
+    )
     certificate = next((check for check in checks if check.name == "certificate"), None)
     wishes = [_wrapped(f"{k}. {check.ask}", "   ") for k, check in enumerate(asks, 1)]
     found = [_wrapped(f"- {check.title}: {check.found}", "  ") for check in asks]
@@ -40,7 +45,7 @@ def letter(target: Target, checks: tuple[Check, ...], machine: str, when: dateti
         "",
         _wrapped(
             f"from the machine {machine} we need one outbound connection, to host {target.host}, port {target.port}, for research "
-            "with Unisono. It does not work as it must yet. Please:"
+            f"with Unisono. {works}. Please:"
         ),
         "",
         *wishes,

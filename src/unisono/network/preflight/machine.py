@@ -21,7 +21,7 @@ from unisono.network.preflight.trip import Trip
 from unisono.version import VERSION
 
 GIB = 2**30
-_AES_BYTES = 32 * 1024 * 1024
+AES_BYTES = 32 * 1024 * 1024
 _SLOW_AES = 300e6
 """Bytes a second. A processor with AES instructions does ten times as much."""
 _SMI_S = 10.0
@@ -101,7 +101,7 @@ async def processors(trip: Trip) -> Found:  # noqa: ARG001
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         count = os.cpu_count() or 1
-    speed = await asyncio.to_thread(aes_speed)
+    speed = await asyncio.to_thread(aes_speed, AES_BYTES)
     said = f"{count}, {platform.machine()}; AES {speed / 1e9:.2g} GB/s"
     details: dict[str, Detail] = {"cpus": count, "machine": platform.machine(), "aes_bytes_per_s": round(speed)}
     if speed < _SLOW_AES:
@@ -110,7 +110,7 @@ async def processors(trip: Trip) -> Found:  # noqa: ARG001
     return Found(status="ok", found=said, details=details)
 
 
-def aes_speed(size: int = _AES_BYTES) -> float:
+def aes_speed(size: int) -> float:
     """Bytes of AES-128-CTR a second, on one processor."""
     cipher = Cipher(algorithms.AES128(os.urandom(16)), modes.CTR(bytes(16))).encryptor()
     plain_text, out = bytes(size), bytearray(size + 15)

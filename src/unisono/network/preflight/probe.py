@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from unisono.errors import NetworkError, ProtocolError
+from unisono.errors import NetworkError, ProtocolError, UnisonoError
 from unisono.federation.tree import Tree, pack, unpack
 from unisono.network import pki
 from unisono.network.agent.channel import SERVICE, grpc_, open_channel, said, trouble
@@ -89,7 +89,7 @@ class Stream:
             raise NetworkError(
                 f"The coordinator at {self._address} did not answer within {ANSWER_S:g} seconds.",
                 rule="unreachable",
-                remedy="A proxy that does not let long-lived streams through does this: send the text below to the IT desk.",
+                remedy="A proxy that does not let long-lived streams through does this: ask the IT desk.",
             ) from error
 
 
@@ -135,16 +135,7 @@ async def mutual(trip: Trip) -> Found:
             return Found(
                 status="ok", found="both certificates were accepted; the coordinator's version is an older one"
             )
-        return Found(
-            status="fail",
-            found=error.what,
-            todo=error.remedy,
-            ask=f"Let gRPC (HTTP/2 streams over mutual TLS) through to {trip.target.address}; the TLS handshake works and the stream "
-            "does not."
-            if error.rule in ("unreachable", "proxy-refused")
-            else "",
-            details={"rule": error.rule},
-        )
+        return _unheard(trip, error)
     heartbeat = told.get("heartbeat_ms")
     trip.greeting = Greeting(
         role=plain(str(told.get("role")), 20),
@@ -168,6 +159,23 @@ async def mutual(trip: Trip) -> Found:
     who = f"it knows this {'token' if trip.greeting.role == 'invited' else 'site'} as {trip.greeting.name!r}"
     return Found(
         status="ok", found=f"the coordinator answered (Unisono {trip.greeting.software}); {who}", details=details
+    )
+
+
+def _unheard(trip: Trip, error: UnisonoError) -> Found:
+    """TLS was the coordinator's, and still it did not answer."""
+    between = error.rule in ("unreachable", "proxy-refused")
+    todo = (
+        "Something between lets the TLS handshake through and not HTTP/2 streams: ask the IT desk. Or the coordinator does not accept "
+        "this certificate: ask its operator whether the invitation was taken back."
+    )
+    ask = f"Let gRPC (HTTP/2 streams over mutual TLS) through to {trip.target.address}; the TLS handshake works, the stream does not."
+    return Found(
+        status="fail",
+        found=error.what,
+        todo=todo if between else error.remedy,
+        ask=ask if between else "",
+        details={"rule": error.rule},
     )
 
 

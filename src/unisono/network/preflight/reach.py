@@ -22,7 +22,7 @@ async def proxy(trip: Trip) -> Found:
     try:
         trip.proxy = choose(trip.target.host, trip.environment, trip.told or trip.target.proxy)
         if trip.proxy is None and trip.told is None and not any("proxy" in name.lower() for name in trip.environment):
-            trip.proxy = system_proxy()
+            trip.proxy = system_proxy(trip.target.host)
     except NetworkError as error:
         return Found(status="fail", found=error.what, todo=error.remedy)
     if trip.proxy is None:
@@ -109,7 +109,7 @@ async def names(trip: Trip) -> Found:
         return Found(status="ok", found=f"{trip.target.host} is an address; no name is needed")
     try:
         found = await addresses(trip.target.host, trip.target.port)
-    except (OSError, TimeoutError, UnicodeError) as error:
+    except (OSError, TimeoutError) as error:
         if trip.reached:
             return Found(
                 status="skipped", found=f"{trip.target.host} is unknown here; the proxy knows it, which is enough"
@@ -128,7 +128,7 @@ async def route(trip: Trip) -> Found:
     """TCP to every address of the coordinator, side by side."""
     try:
         found = await addresses(trip.target.host, trip.target.port)
-    except (OSError, TimeoutError, UnicodeError):
+    except (OSError, TimeoutError):
         way = "the way is through the proxy" if trip.reached else "without an address there is nowhere to go"
         return Found(status="skipped", found=way)
     tried = await asyncio.gather(*(_tried(family, address, trip.target.port) for family, address in found))
@@ -141,18 +141,21 @@ async def route(trip: Trip) -> Found:
     }
     times = [result for _, result in tried if isinstance(result, float)]
     if trip.proxy is not None:
-        direct = "also open directly" if times else "not open directly, and need not be: the way is through the proxy"
+        if times and not trip.reached:
+            todo = f"The proxy may not be needed for this address: leave it out with no_proxy={trip.target.host}, and try again."
+            return Found(status="warn", found=f"open directly: {said}", todo=todo, details=details)
+        direct = "also open directly" if times else "not open directly; the way is through the proxy"
         return Found(status="ok" if trip.reached else "skipped", found=direct, details=details)
     trip.reached = bool(times)
     if len(times) == len(tried):
-        return Found(status="ok", found=said, details={**details, "milliseconds": min(times)})
+        return Found(status="ok", found=said, details={**details, "milliseconds": round(min(times), 3)})
     if times:
         return Found(
             status="warn",
             found=said,
             todo="Some addresses do not answer. It works, but connecting may be slow: tell the IT desk (often IPv6).",
             ask=f"Open outbound TCP to every address of {trip.target.address}; some are closed ({said}).",
-            details={**details, "milliseconds": min(times)},
+            details={**details, "milliseconds": round(min(times), 3)},
         )
     return Found(
         status="fail",

@@ -160,7 +160,7 @@ def _own(trip: Trip, found: x509.Certificate, coordinator: str, details: dict[st
     until = f"{found.not_valid_after_utc:%Y-%m-%d}"
     return Found(
         status="ok",
-        found=f"the coordinator {coordinator!r}'s own, issued by {_name(found.issuer)}, until {until}",
+        found=f"the coordinator {coordinator!r}, certified by {_name(found.issuer)} until {until}",
         details=details,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
+import platform
 import re
 import socket
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from unisono.errors import NetworkError
 from unisono.network.agent.folder import proxy_of
@@ -76,9 +77,11 @@ def choose(host: str, environment: Mapping[str, str], told: str | None = None) -
     return None
 
 
-def system_proxy() -> Proxy | None:
+def system_proxy(host: str) -> Proxy | None:
     """What macOS or Windows is set to, for every program that asks; None on other systems. `NetworkError` if it is none that can be
     used."""
+    if platform.system() not in ("Darwin", "Windows") or proxy_bypass(host):
+        return None
     found = getproxies().get("https")
     return Proxy(proxy_of(found), "the system's settings", by_agent=False) if found else None
 
@@ -105,8 +108,11 @@ def _in_network(host: str, entry: str) -> bool:
 async def addresses(host: str, port: int) -> list[tuple[int, str]]:
     """(family, address) of everything that the name stands for, each once. `OSError` if it stands for nothing; `TimeoutError`."""
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(CONNECT_S):
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # "a..b" and the like: no name at all
+        raise socket.gaierror(socket.EAI_NONAME, "not a name") from error
     return list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found))[:_MOST_ADDRESSES]
 
 
@@ -164,7 +170,7 @@ async def tunnel(proxy: Proxy, host: str, port: int) -> tuple[socket.socket | No
                 if not got:
                     break
                 head += got
-        answer = _answer(head)
+        answer = answer_of(head)
     except BaseException:
         opened.close()
         raise
@@ -174,7 +180,7 @@ async def tunnel(proxy: Proxy, host: str, port: int) -> tuple[socket.socket | No
     return None, answer
 
 
-def _answer(head: bytes) -> Answer:
+def answer_of(head: bytes) -> Answer:
     """What the head of an HTTP answer says. `NetworkError` if it is none."""
     lines = head.split(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     status = re.fullmatch(r"HTTP/1\.[01] ([1-5][0-9][0-9])(?: (.*))?", lines[0])

@@ -38,7 +38,7 @@ class Codec(Protocol):
         """The tree's words, to be masked, with room for `sites` sites. Refuses what was not declared (`DataError`)."""
 
     def decode(self, total: Words, leaves: Leaves, sites: int) -> Decoded:
-        """The opened sum of at most `sites` parts. `ProtocolError` if it is none."""
+        """The opened sum of at most `sites` parts. `ProtocolError` if it is none, or larger than their bounds allow."""
 
 
 class _Exact:
@@ -58,7 +58,7 @@ class _Exact:
         _room(sites)
         if total.dtype != np.uint64:
             raise exact.wrong_words(total, exact.length(leaves), exact.Word)
-        return Decoded(exact.decode(total.view(np.uint64), leaves), 0)
+        return Decoded(exact.decode(total.view(np.uint64), leaves, sites), 0)
 
 
 class _Fixed32:

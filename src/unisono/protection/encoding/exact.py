@@ -4,6 +4,9 @@ the sites nor on what hides it.
 Each element is a multiple of its quantum: 1 for counts, and for moments the power of two that lets the declared bound fill
 48 bits with its sign. 2^15 sites can then be added without a carry being lost, and no bit far below the total's last place,
 which would come from one site alone, ever leaves. (design/secure-aggregation.md, Encodings.)
+
+A site refuses to encode what is outside its declared bound. Under a mask nobody can check that it did, so an opened sum is
+checked once more: n sites cannot make it larger than n bounds.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ PAYLOAD_BITS = 48
 MAX_SITES = 2 ** (63 - PAYLOAD_BITS)
 """Sites whose parts can be added without losing a carry."""
 _LIMIT = 2 ** (PAYLOAD_BITS - 1)
+_SLACK = 1 + 1e-9
+"""A sum of floats that is at its bound may be this much above it."""
 
 Word = np.uint64
 Words = NDArray[np.uint64]
@@ -61,8 +66,12 @@ def encode(tree: Mapping[str, NDArray[Any]], leaves: Mapping[str, Leaf]) -> Word
     return words
 
 
-def decode(total: Words, leaves: Mapping[str, Leaf]) -> dict[str, NDArray[np.float64]]:
-    """The opened sum as named float64 arrays."""
+def decode(total: Words, leaves: Mapping[str, Leaf], sites: int = MAX_SITES) -> dict[str, NDArray[np.float64]]:
+    """The opened sum of at most `sites` parts, as named float64 arrays. total: (length(leaves),) uint64.
+
+    `ProtocolError` if it has another length (rule ``encoding-length``), or if a leaf is larger than `sites` sites can make
+    it within its bound, element by element (``encoding-range``).
+    """
     if total.dtype != Word or total.shape != (length(leaves),):
         raise wrong_words(total, length(leaves), Word)
     signed = total.view(np.int64)
@@ -70,6 +79,8 @@ def decode(total: Words, leaves: Mapping[str, Leaf]) -> dict[str, NDArray[np.flo
     at = 0
     for name, leaf in leaves.items():
         part = signed[at : at + leaf.size].astype(np.float64).reshape(leaf.shape)
+        if not (np.abs(part) <= _most(leaf, sites)).all():
+            raise beyond_range(name, sites)
         tree[name] = np.ldexp(part, exponent(leaf))
         at += leaf.size
     return tree
@@ -110,16 +121,37 @@ def wrong_words(total: NDArray[Any], expected: int, ring: type[np.unsignedintege
     )
 
 
+def beyond_range(name: str, sites: int) -> ProtocolError:
+    """The refusal of an opened sum whose leaf is larger than the parts of `sites` sites can be together."""
+    return ProtocolError(
+        f"The opened sum of the leaf {name!r} is larger than the declared parts of {sites} sites can be together.",
+        rule="encoding-range",
+        remedy="Nothing is decoded. One hospital sent more than was declared, and under the masks nobody can see which; or "
+        "the masks did not cancel. Ask the hospitals to check what they run and the data they use, then begin anew.",
+    )
+
+
+def _most(leaf: Leaf, sites: int) -> NDArray[np.float64]:
+    """The largest |sum| of `sites` parts, in quanta, of the leaf's shape (or a scalar array for a scalar bound)."""
+    if leaf.integer:
+        return sites * _whole_bound(leaf)
+    quanta = np.ldexp(np.asarray(leaf.bound, np.float64), -exponent(leaf))
+    return np.asarray(sites * (quanta * _SLACK + 1))  # one quantum a site, for its rounding
+
+
+def _whole_bound(leaf: Leaf) -> NDArray[np.float64]:
+    """The largest whole number that one site's part of a count or curve may be."""
+    return np.asarray(np.minimum(np.floor(np.asarray(leaf.bound, np.float64)), _LIMIT - 1))
+
+
 def _within_bounds(name: str, leaf: Leaf, values: NDArray[np.float64]) -> None:
     if not np.isfinite(values).all():
         raise not_finite(name)
     if leaf.integer:
-        outside = bool((np.abs(values) > min(float(np.max(leaf.bound)), _LIMIT - 1)).any()) or bool(
-            (values != np.rint(values)).any()
-        )
+        inside = bool((np.abs(values) <= _whole_bound(leaf)).all()) and bool((values == np.rint(values)).all())
     else:
-        outside = bool((np.abs(values) > np.asarray(leaf.bound) * (1 + 1e-9)).any())
-    if outside:
+        inside = bool((np.abs(values) <= np.asarray(leaf.bound) * _SLACK).all())
+    if not inside:
         raise DataError(
             f"The leaf {name!r} is outside its declared bound.",
             rule="declared-bound",

@@ -235,8 +235,9 @@ def encode(
 def decode(total: Words, leaves: Mapping[str, Leaf], sites: int) -> Decoded:
     """The opened sum of at most `sites` parts (the number they were encoded for). total: (length(leaves),) uint32.
 
-    `ProtocolError` if it has another length, or cannot be such a sum: masks that did not cancel leave noise, and the
-    limbs of noise are too large.
+    `ProtocolError` if it has another length (rule ``encoding-length``), or cannot be such a sum (``encoding-range``): masks
+    that did not cancel leave noise, and the limbs of noise are too large; or a leaf is larger than `sites` sites can make
+    it within its bound, so that one of them sent more.
     """
     if total.dtype != np.uint32 or total.shape != (length(leaves),):
         raise exact.wrong_words(total, length(leaves), np.uint32)
@@ -247,7 +248,7 @@ def decode(total: Words, leaves: Mapping[str, Leaf], sites: int) -> Decoded:
     clipped = int(statistics[-1])
     if not 0 <= clipped <= sites * end:
         raise _no_sum()
-    opened = exact.decode(statistics[:-1].view(exact.Word), others)
+    opened = exact.decode(statistics[:-1].view(exact.Word), others, sites)
     signed = np.asarray(total).view(np.int32)
     tree: dict[str, NDArray[np.float64]] = {}
     at = 0
@@ -255,8 +256,13 @@ def decode(total: Words, leaves: Mapping[str, Leaf], sites: int) -> Decoded:
         if leaf.rule != "update":
             tree[name] = opened[name]
             continue
-        part = signed[at : at + leaf.size].astype(np.float64).reshape(leaf.shape)
-        tree[name] = np.multiply(part, math.ldexp(1.0, -exponent(leaf, sites)), out=part)
+        words = signed[at : at + leaf.size]
+        power = exponent(leaf, sites)
+        most = sites * (math.ldexp(update_bound(leaf), power) + 1)  # one quantum a site, for its rounding
+        if words.size and max(-int(words.min()), int(words.max())) > most:
+            raise exact.beyond_range(name, sites)
+        part = words.astype(np.float64).reshape(leaf.shape)
+        tree[name] = np.multiply(part, math.ldexp(1.0, -power), out=part)
         at += leaf.size
     return Decoded(tree, clipped)
 

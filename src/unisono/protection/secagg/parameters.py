@@ -151,7 +151,8 @@ def derive(
     """
     if not 1 <= n <= MAX_SITES or colluding < 0 or min_sites < 1:
         raise ProtocolError(
-            f"{n} sites, {colluding} colluders and at least {min_sites} sites in a sum make no federation.",
+            f"{_plural(n, 'site')}, {_plural(colluding, 'colluder')} and at least {_plural(min_sites, 'site')} in a sum make "
+            "no federation.",
             rule="federation-parameters",
             remedy=f"Take 1 to {MAX_SITES} sites, 0 or more colluders, and min_sites of at least 1.",
         )

@@ -44,6 +44,15 @@ def recipient_dropped(recipient: str) -> ProtocolError:
     )
 
 
+def another_delivery() -> ProtocolError:
+    """A sum to a site is delivered once."""
+    return ProtocolError(
+        "Other words were delivered for this sum before.",
+        rule="one-delivery",
+        remedy="The coordinator tries out what its reader makes of them. Refused and logged.",
+    )
+
+
 def no_graph(me: str) -> ProtocolError:
     """Shares were asked for before the graph was drawn."""
     return ProtocolError(

@@ -106,6 +106,24 @@ class SlotSetup:
             self._keys = keys
         return self._keys
 
+    @property
+    def keys_final(self) -> bool:
+        """Whether the keys were sent round: who has not advertised by then is not in this slot."""
+        return self._keys is not None
+
+    @property
+    def enough_keys(self) -> bool:
+        """Whether those who advertised can make a sum."""
+        return self._can_go_on(self.advertised)
+
+    @property
+    def enough_shares(self) -> bool:
+        """Whether those who dealt can make a sum."""
+        return self._can_go_on(self.shares)
+
+    def _can_go_on(self, have: Collection[str]) -> bool:
+        return len(have) >= self.group.parameters.least_survivors and (not self.recipient or self.recipient in have)
+
     def missing_keys(self, sites: Iterable[str]) -> list[str]:
         """Of these sites, who has not advertised."""
         return [site for site in sites if site not in self.advertised]

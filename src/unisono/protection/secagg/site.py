@@ -9,6 +9,7 @@ another attempt: that is `unisono.protection.secagg.party`'s, which holds all sl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -97,6 +98,7 @@ class SiteSession:
         self._seed_shares: dict[str, bytes] = {}
         self._dealt: tuple[str, ...] = ()
         self._own_mask = b""
+        self._received = b""
         self._shape: tuple[tuple[int], np.dtype[Any]] = ((0,), np.dtype(np.uint64))
         self._survivors: tuple[str, ...] | None = None
         self._unmasked: UnmaskShares | None = None
@@ -222,8 +224,6 @@ class SiteSession:
         self.check_unmask(request)
         if self._unmasked is not None:
             return self._unmasked
-        if self.group.malicious:
-            check_agreements(request, self.group)
         survivors = set(request.survivors)
         self._unmasked = UnmaskShares(
             self.me,
@@ -256,19 +256,26 @@ class SiteSession:
             raise refusals.too_few(len(survivors), least, "are in the sum")
 
     def check_unmask(self, request: Unmask) -> None:
-        """`check_request`, and that it is this message's turn: to be asked before anything is written down for ever."""
+        """`check_request`, and where the threat is malicious that a quorum signed exactly this: to be asked before anything
+        is written down for ever. A site whose own signature is missing, because its link was lost, unmasks like the others:
+        what makes the set the only one is the quorum."""
         self.check_request(request)
-        if self._unmasked is None:
-            self._expect(Stage.AGREED if self.group.malicious else Stage.MASKED, "unmask")
+        if self._unmasked is None and self.group.malicious:
+            check_agreements(request, self.group)
 
     def receive(self, words: Words) -> Words:
         """The sum, at its recipient: takes off this site's own mask, which nobody else can. words: what the coordinator has
-        after unmasking all others, of the masked input's length and type."""
+        after unmasking all others, of the masked input's length and type. Once: with other words a second time, what becomes
+        of each would tell the coordinator about the sum."""
         self._expect(Stage.UNMASKED, "receive")
         if self.recipient != self.me:
             raise refusals.no_such_recipient(self.me)
         if words.dtype != self._shape[1] or words.shape != self._shape[0]:
             raise refusals.other_words(words.size, self._shape[0][0])
+        digest = hashlib.sha256(np.ascontiguousarray(words).view(np.uint8).data).digest()
+        if self._received not in (b"", digest):
+            raise refusals.another_delivery()
+        self._received = digest
         total = words.copy()
         add_streams(total, [(self._own_mask, -1)])
         return total
