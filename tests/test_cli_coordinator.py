@@ -7,15 +7,19 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.support import engine
 from tests.support.network import Client as Hospital
 from tests.test_cli_site import Centre, wait_for
 from unisono.cli.coordinator import _make_operator
 from unisono.cli.main import main
+from unisono.cli.study_watch import WatchView
 from unisono.demo.stage import Service, Stage
 from unisono.errors import NetworkError, StorageError
 from unisono.network import pki
@@ -313,7 +317,7 @@ def test_a_study_signed_by_somebody_else_is_refused_by_the_coordinator(
         ("padua,rome", "Sites that joined: leiden, padua, turin"),
         ("padua,padua", "distinct-sites"),
         (",", "distinct-sites"),
-        ("padua,turin", "2 sites cannot add up without showing a part"),
+        ("padua,turin", "2 sites can take part (padua, turin)"),
     ],
 )
 def test_wrong_sites_are_refused_with_the_right_ones(
@@ -428,6 +432,52 @@ def test_a_lost_answer_to_join_is_asked_for_again_with_the_same_keys(centre: Cen
     say("study", "join", token, "--home", str(home))
     assert (home / "tls" / "tls.key").read_bytes() == key
     assert "identity-pinned" in say("study", "join", token, "--home", str(tmp_path / "thief"), code=1)
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    """As a coordinator tells it."""
+    site = {"online": True, "decision": "approved", "why": "", "bytes_in": 1200, "bytes_out": 250_000}
+    progress = {
+        "analysis": "effect",
+        "step": 2,
+        "name": "cox.derivatives",
+        "opened": 4,
+        "seconds": 1.0,
+        "waiting_for": ["turin"],
+    }
+    return {"study": "ab" * 32, "id": "lung", "researcher": "anna", "submitted": "2026-11-21T22:52", "state": "running", "why": "",
+            "sites": {"padua": site, "turin": {**site, "online": False}}, "waiting_for": ["turin"], "progress": progress, **changes}  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_watch_shows_sites_step_who_is_late_and_bytes(terminal: bool) -> None:
+    text = StringIO()
+    console = Console(file=text, force_terminal=terminal, width=120, color_system=None)
+    event = {
+        "kind": "waiting",
+        "analysis": "effect",
+        "step": 2,
+        "name": "cox.derivatives",
+        "site": "turin",
+        "seconds": 1.0,
+    }
+    with WatchView(console) as view:
+        view.show(Seen(status(), None))
+        view.show(Seen(status(), event))
+        view.show(Seen(status(), None, NetworkError("It is away.", rule="unreachable", remedy="")))
+    view.last(status())
+    shown = text.getvalue()
+    for words in ("waiting for turin: its part was not in", "effect, step 3: cox.derivatives; 4 sums opened", "1.2 kB", "0.2 MB",
+                  "It is away. It is asked again"):  # fmt: skip
+        assert words in shown
+
+
+def test_words_from_elsewhere_cannot_rewrite_the_terminal() -> None:
+    text = StringIO()
+    console = Console(file=text, force_terminal=True, width=120, color_system=None)
+    console.print(WatchView.panel(status(why="no\x1b[2J\x1b[31m \u202eevil")))
+    assert "\x1b[2J" not in text.getvalue()
+    assert "\u202e" not in text.getvalue()
 
 
 # -- signatures, and results without journals ---------------------------------------------------------------------------

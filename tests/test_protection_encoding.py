@@ -199,7 +199,7 @@ RANGED = {
 }
 
 
-def opened_with(name: str, at: int, quanta: int, sites: int) -> np.ndarray:
+def opened_with(name: str, at: int, quanta: int) -> np.ndarray:
     """What is opened if all sites but one send zero, and that one sends so many quanta in one element of a leaf."""
     begin = {"n": 0, "m": 2, "x": 4}[name] + at
     total = np.zeros(exact.length(RANGED), np.int64)
@@ -229,10 +229,10 @@ def test_an_element_larger_than_all_sites_together_may_make_it_is_refused_by_its
 ):
     quantum = 2.0 ** int(np.broadcast_to(exact.exponent(RANGED[name]), RANGED[name].shape or (1,))[at])
     most = int(sites * bound / quantum)
-    exact.decode(opened_with(name, at, sign * most, sites), RANGED, sites)
+    exact.decode(opened_with(name, at, sign * most), RANGED, sites)
     over = most + 1 if name == "n" else int(most * (1 + 2e-9)) + sites + 1
     with pytest.raises(ProtocolError) as error:
-        codec.codec("exact").decode(opened_with(name, at, sign * over, sites), RANGED, sites)
+        codec.codec("exact").decode(opened_with(name, at, sign * over), RANGED, sites)
     assert error.value.rule == "encoding-range"
     assert f"'{name}'" in error.value.what
     assert "nobody can see which" in error.value.remedy
@@ -240,7 +240,7 @@ def test_an_element_larger_than_all_sites_together_may_make_it_is_refused_by_its
 
 def test_the_smallest_word_of_the_ring_is_refused_too():
     with pytest.raises(ProtocolError) as error:
-        exact.decode(opened_with("x", 0, -(2**63), 3), RANGED, 3)
+        exact.decode(opened_with("x", 0, -(2**63)), RANGED, 3)
     assert error.value.rule == "encoding-range"
 
 

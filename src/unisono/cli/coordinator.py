@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from pydantic import ValidationError
 
+from unisono.cli.board import fingerprint, online_cell, readiness_cells, until_cell
 from unisono.cli.console import errors
 from unisono.cli.console import out as console
 from unisono.cli.shown import need_network, say, show_table, utc_now
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 OPERATOR = "operator"
 """The member that `init` makes, and its folder within the coordinator's."""
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]+):([1-9][0-9]{0,4})")
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  (compared with, not bound to)
 _LOOPBACK = ("localhost", "127.0.0.1")
 
 app = typer.Typer(help="The coordinator: it runs studies, and sees only sums.", no_args_is_help=True)
@@ -46,7 +47,11 @@ def init(
     folder: Annotated[Path, typer.Argument(help="The coordinator's folder: keys, lists, studies.")],
     address: Annotated[str, typer.Option("--address", help="Where members reach it: host:port.")],
     listen: Annotated[
-        str | None, typer.Option("--listen", help="Where it listens: host:port. Loopback only, if it is not said.")
+        str | None,
+        typer.Option(
+            "--listen",
+            help="Where it listens: host:port, or [::]:port for everywhere. Loopback only, if it is not said.",
+        ),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="What to call the coordinator.")] = "coordinator",
     grace: Annotated[float, typer.Option("--grace", help="Seconds that a lost link has to come back.")] = 30.0,
@@ -56,7 +61,7 @@ def init(
 ) -> None:
     """Make a coordinator: the certificate authority, the server's certificate, the settings, and an operator.
 
-    [bold]Example[/]: unisono coordinator init /var/lib/unisono --address unisono.example.org:443 --listen 0.0.0.0:443
+    [bold]Example[/]: unisono coordinator init /var/lib/unisono --address unisono.example.org:443 --listen [::]:443
     """
     need_network()
     from unisono.network import pki
@@ -64,7 +69,7 @@ def init(
 
     host, port = _host_port(address)
     here, here_port = _host_port(listen) if listen is not None else ("127.0.0.1", port)
-    more = () if here in _EVERYWHERE else (here,)
+    more = () if _is_everywhere(here) else (here,)
     hosts = tuple(dict.fromkeys((host, *more, *_LOOPBACK)))
     try:
         settings = Settings(
@@ -84,7 +89,7 @@ def init(
         ) from error
     now = utc_now()
     home = CoordinatorHome.create(folder.expanduser(), settings, now=now)
-    _make_operator(home, _joined("127.0.0.1" if here in _EVERYWHERE else here, here_port), now)
+    _make_operator(home, _joined("127.0.0.1" if _is_everywhere(here) else here, here_port), now)
     say(f"coordinator {name!r} in {folder}", good=True)
     console.print(f"  members reach it at  {address}; it listens on {settings.listen}", markup=False)
     console.print(f"  the authority        {pki.grouped(home.authority().fingerprint)}", markup=False, soft_wrap=True)
@@ -219,9 +224,9 @@ def members(home: HomeOption = HOME) -> None:
         (
             member["name"],
             member["role"],
-            _fingerprint(member),
-            "revoked" if member["revoked"] else _online(member, online),
-            _until(member),
+            fingerprint(member),
+            "revoked" if member["revoked"] else online_cell(member, online),
+            until_cell(member),
         )
         for member in found["members"]
     ]
@@ -249,7 +254,7 @@ def revoke(
 
     everyone, online = _who_is_there(home)
     mark = pki.ungrouped(who)
-    named = next((m["name"] for m in everyone["members"] if mark == pki.ungrouped(_fingerprint(m))), who)
+    named = next((m["name"] for m in everyone["members"] if mark == pki.ungrouped(fingerprint(m))), who)
     if not yes:
         typer.confirm(f"Revoke {named}?", abort=True)
     if online is not None:
@@ -280,31 +285,8 @@ def readiness(home: HomeOption = HOME) -> None:
     if not sites:
         console.print("No site has joined yet: unisono coordinator invite NAME --role site", markup=False)
         return
-    rows = [(name, *_readiness(found)) for name, found in sorted(sites.items())]
+    rows = [(name, *readiness_cells(found)) for name, found in sorted(sites.items())]
     show_table(("site", "online", "processors", "disk free", "studies", "software", "methods"), rows)
-
-
-def _readiness(found: dict[str, Any]) -> tuple[str, ...]:
-    """One site's line. What a site says of itself is shown as text, whatever it is."""
-    from unisono.methods.registry import methods
-    from unisono.network.agent.text import plain
-
-    about = found.get("about") if isinstance(found.get("about"), dict) else {}
-    assert isinstance(about, dict)
-    ready, where, has = (_mapping(about.get(key)) for key in ("readiness", "environment", "methods"))
-    disk = ready.get("disk_free_bytes")
-    disk_free = f"{disk / 1e9:,.0f} GB" if isinstance(disk, int | float) else "-"
-    software = f"Unisono {where.get('unisono', '?')}, Python {where.get('python', '?')}" if where else "-"
-    differ = [
-        f"{n} {has.get(n, 'missing')} (here {m.version})" for n, m in methods().items() if has.get(n) != m.version
-    ]
-    agrees = ("as here" if not differ else "; ".join(differ)) if has else "-"
-    cells = (ready.get("cpus", "-"), disk_free, ready.get("studies", "-"), software, agrees)
-    return ("yes" if found.get("online") else "no", *(plain(str(value), 200) for value in cells))
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 # -- who, and where -----------------------------------------------------------------------------------------------------
@@ -332,27 +314,6 @@ def _who_is_there(home: Path) -> tuple[dict[str, Any], set[str] | None]:
         waiting.close()
     entries = [{"id": i.id, "role": i.role, "name": i.name, "expires": i.expires.isoformat()} for i in invited]
     return {"members": listed, "invitations": entries}, None
-
-
-def _fingerprint(member: dict[str, Any]) -> str:
-    from unisono.protection.secagg.roster import Roster
-
-    name = str(member["name"])
-    return Roster({name: bytes.fromhex(member["identity"])}).fingerprint(name)
-
-
-def _online(member: dict[str, Any], online: set[str] | None) -> str:
-    if member["role"] != "site":
-        return "-"  # people come and go
-    return "?" if online is None else "yes" if member["name"] in online else "no"
-
-
-def _until(member: dict[str, Any]) -> str:
-    """Certificates hold for so long after they were made (never longer than the authority's)."""
-    from unisono.network.pki import VALID_DAYS
-
-    certified = member.get("certified")
-    return f"{datetime.fromisoformat(certified) + timedelta(days=VALID_DAYS):%Y-%m-%d}" if certified else "-"
 
 
 @contextmanager
@@ -401,6 +362,13 @@ def _host_port(address: str) -> tuple[str, int]:
             remedy="Write host:port, for example unisono.example.org:443.",
         )
     return found[1].strip("[]"), int(found[2])
+
+
+def _is_everywhere(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _joined(host: str, port: int) -> str:

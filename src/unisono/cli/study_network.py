@@ -13,7 +13,7 @@ from rich.markup import escape
 from unisono.cli.console import out as console
 from unisono.cli.shown import need_network, say, show_table, utc_now
 from unisono.cli.site_network import ProxyOption
-from unisono.cli.study_watch import WatchView, when
+from unisono.cli.study_watch import WatchView, clean, when
 from unisono.errors import StudyError, UnisonoError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def submit(
     signed = signature_of(checked, signature or signature_file(study))
     with _client(home) as client:
         found = client.call("submit", document=dump_json(checked), signature=signed.to_tree(), sites=names)
+        found = clean(found)
         known = Roster.from_tree(client.call("sites")["roster"])
     say(f"{found['id']} is submitted: {_said(found)}", good=True)
     console.print(f"  digest     {found['study']}", markup=False)
@@ -121,7 +122,7 @@ def status(
         if study is not None:
             console.print(WatchView.panel(client.call("status", study=study)))
             return
-        found = client.call("studies")["studies"]
+        found = clean(client.call("studies"))["studies"]
     if not found:
         console.print("No study was submitted yet: unisono study submit STUDY --sites a,b,c", markup=False)
         return
@@ -191,7 +192,7 @@ def cancel(study: StudyName, home: HomeOption = HOME) -> None:
     """
     need_network()
     with _client(home) as client:
-        found = client.call("cancel", study=study)
+        found = clean(client.call("cancel", study=study))
     say(f"{study}: {found['state']}. {found['why']}".rstrip(), good=True)
 
 

@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from unisono.cli.shown import say, table_of
+from unisono.methods.wording import say_list
+from unisono.network.agent.text import plain
 
 if TYPE_CHECKING:
     from unisono.network.researcher import Seen
@@ -48,14 +50,14 @@ class WatchView:
         """One thing that was seen."""
         if seen.away is not None:
             self._line(f"{seen.away.what} It is asked again; the study goes on by itself.", "yellow")
-        event = seen.event or {}
+        state, event = clean(seen.state), clean(seen.event or {})
         if event.get("kind") in _SAID:
             self._line(_SAID[event["kind"]].format(site=event["site"], name=event["name"]), "yellow")
         if self._live is not None:
-            self._live.update(self.panel(seen.state), refresh=True)
+            self._live.update(self.panel(state), refresh=True)
         else:
-            self._changes(seen.state, event)
-        self._before = seen.state
+            self._changes(state, event)
+        self._before = state
 
     def last(self, state: dict[str, Any]) -> None:
         """The end."""
@@ -65,6 +67,7 @@ class WatchView:
     @staticmethod
     def panel(state: dict[str, Any]) -> RenderableType:
         """A study's status."""
+        state = clean(state)
         head = Text.assemble(
             (state["id"], "bold"), "  ", (state["state"], _STYLES.get(state["state"], "cyan")), f"  {state['why']}"
         )
@@ -99,6 +102,15 @@ class WatchView:
 
     def _line(self, text: str, style: str) -> None:
         self._console.print(Text(f"  {text}", style=style))
+
+
+def clean(value: Any) -> Any:
+    """Words from elsewhere (a steward's reason, say) as a terminal may show them."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items()}
+    return [clean(item) for item in value] if isinstance(value, list) else value
 
 
 def say_progress(progress: dict[str, Any]) -> str:

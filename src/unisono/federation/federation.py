@@ -114,8 +114,9 @@ class Federation:
         """What is on record of sites that sent what no site of ours sends. No proof: not every message is signed."""
         found = {(r.body["site"], r.body["rule"]) for r in self.journal.all("misbehaved") if r.body is not None}
         return tuple(
-            f"{site} sent a message that could not be used ({rule}); the numbers are right without it. The coordinator's "
-            "journal says which."
+            f"{site} gave a wrong share of a secret, or was dealt one by another hospital; the sum was opened without it."
+            if rule == "wrong-share"
+            else f"A message from {site} could not be used ({rule}); the numbers are right without it."
             for site, rule in sorted(found)
         )
 

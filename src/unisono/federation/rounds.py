@@ -19,6 +19,7 @@ from unisono.errors import ProtocolError
 from unisono.federation.ask import Ask
 from unisono.federation.events import Event, Observer
 from unisono.federation.exchange import (
+    Advertise,
     Agree,
     Deliver,
     Exchange,
@@ -27,6 +28,7 @@ from unisono.federation.exchange import (
     Mask,
     Masked,
     Message,
+    NewSlot,
     Plain,
     Reveal,
     Revealed,
@@ -101,7 +103,7 @@ class Round:
         def question(site: str) -> Message:
             return Mask(ask, session.slot, setup.inbox_for(site, session.dealt), following, self.closes)
 
-        lost = await self._gather(ask, closed or session.dealt, question, collect)
+        lost = await self._parts(ask, closed or session.dealt, question, collect, following)
         if lost and not (ask.partial and closed is None and session.can_close):
             raise Incomplete(lost)
         self.journal.write(
@@ -111,6 +113,44 @@ class Round:
             step=ask.step,
         )
         return await self.unmask(ask, session, first)
+
+    async def _parts(
+        self,
+        ask: Ask,
+        sites: Iterable[str],
+        question: Callable[[str], Message],
+        collect: Callable[[str, Any], None],
+        following: NewSlot,
+    ) -> Lost:
+        """Message C; beside it, keys for the next slot of those who have no part in this sum, or a site that missed one would
+        miss them all. They are waited for only a little longer than the parts."""
+        assert self.slots is not None
+        slots, sites, ended = self.slots, tuple(sites), False
+        lost = Lost()
+        keys = Advertise(ask.circle, following, slots.drawing.all_commitments())
+
+        async def parts() -> None:
+            nonlocal lost, ended
+            try:
+                lost = await self._gather(ask, sites, question, collect)
+            finally:
+                ended = True
+
+        async def back(site: str) -> None:
+            try:
+                answer: Any = await self.exchange.request(site, keys)
+            except LinkLost:
+                return  # still away: that was told when it was lost
+
+            def take() -> None:
+                _check_sender(site, answer)
+                slots.collect_keys(answer)
+
+            self._riding(ask, site, take)
+
+        absent = {site: back(site) for site in ask.sites if site not in sites}
+        await until_enough({"": parts(), **absent}, lambda: ended)
+        return lost
 
     async def unmask(self, ask: Ask, session: AggregatorSession, first: Mapping[str, str]) -> Opened:
         """Agreement and message D, for the one survivor set that is written down; enough answers open the sum."""
@@ -277,6 +317,9 @@ async def until_enough(
         late = tuple(name for name, task in tasks.items() if not task.done())
         for name in late:
             tasks[name].cancel()
+        for task in tasks.values():
+            if task.done() and not task.cancelled():
+                task.exception()  # looked at, or a second failure would be printed as one that nobody retrieved
     for name, task in tasks.items():
         if name not in late:
             task.result()

@@ -43,7 +43,7 @@ def render(sheet: Sheet, width: int) -> RenderableType:
         *_part("With which hospitals", [_sites(sheet), *_lines(_words(sheet))]),
         *_part("What leaves this hospital", [planned_table(planned(study), width)]),
         *_part("How it is protected", _lines(protection(study, len(sheet.roster)))),
-        *_part("Limits", [_allowances(sheet.permit), *_lines(_limits(sheet.permit, study))]),
+        *_part("Limits", [_allowances(sheet.permit), *_lines(limits(sheet.permit, study))]),
         *_part("This hospital's data", _data(sheet.check)),
         *_part("Where it stands", _lines(_state(sheet))),
     )
@@ -134,7 +134,8 @@ def _allowances(permit: Permit) -> Table:
     return table
 
 
-def _limits(permit: Permit, study: Study) -> list[str]:
+def limits(permit: Permit, study: Study) -> list[str]:
+    """How often, until when, with how many others, and whether it may go on without a hospital, in sentences."""
     lines = [
         f"Each analysis may be begun at most {permit.runs} times. The permit ends on {permit.expires:%d %B %Y} (UTC).",
         f"A sum holds at least {study.release.min_sites} hospitals.",
@@ -145,8 +146,8 @@ def _limits(permit: Permit, study: Study) -> list[str]:
             "hospital, and then work out this hospital's part of the sums. Signatures do not prevent that."
         )
     if permit.argument_limits:
-        limits = ", ".join(f"{name} within ±{limit:g}" for name, limit in sorted(permit.argument_limits.items()))
-        lines.append(f"What is sent along with a question: {limits}.")
+        within = ", ".join(f"{name} within ±{limit:g}" for name, limit in sorted(permit.argument_limits.items()))
+        lines.append(f"What is sent along with a question: {within}.")
     return lines
 
 

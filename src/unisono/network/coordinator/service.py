@@ -47,6 +47,7 @@ FRAME_BYTES = CHUNK_BYTES + 64 * 1024
 """The largest message that is taken: a chunk with its frame, a call."""
 _IDLE_MS = 60_000
 _STOP_S = 2.0
+_PARTING_S = 1.0
 
 
 def utc_now() -> datetime:
@@ -356,6 +357,10 @@ async def serve(home: CoordinatorHome, ready: Callable[[int], None] = lambda _: 
         await over.wait()
     finally:
         await coordinator.stop()
+        # gRPC's own tasks end some turns of the loop later; cancelled by the loop's end, they would print a traceback.
+        others = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=_PARTING_S)
 
 
 def _tree(request: bytes) -> Tree:
