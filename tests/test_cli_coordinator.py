@@ -17,6 +17,7 @@ from rich.console import Console
 from tests.support import engine
 from tests.support.network import Client as Hospital
 from tests.test_cli_site import Centre, wait_for
+from unisono.cli.console import out
 from unisono.cli.coordinator import _make_operator
 from unisono.cli.main import main
 from unisono.cli.study_watch import WatchView
@@ -44,7 +45,7 @@ Say = Callable[..., str]
 def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
     """Run a command in this process; what it said. The exit code must be `code`. only: ``out`` or ``err``."""
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(out, "_width", 200)  # under xdist COLUMNS is 80 when the console is made
 
     def run(*arguments: str, code: int = 0, only: str = "") -> str:
         capsys.readouterr()

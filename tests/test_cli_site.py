@@ -20,6 +20,7 @@ import pytest
 
 from tests.support import engine
 from tests.support.network import Net, ok
+from unisono.cli.console import out
 from unisono.cli.main import main
 from unisono.network.wordcode import word_code
 
@@ -46,6 +47,7 @@ Say = Callable[..., str]
 def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
     """Run a command in this process; what it said. The exit code must be `code`."""
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(out, "_width", 120)  # under xdist COLUMNS is 80 when the console is made
 
     def run(*arguments: str, code: int = 0) -> str:
         capsys.readouterr()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -38,11 +37,16 @@ def left(folder: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder that the demo wrote, and what it said."""
     folder = tmp_path_factory.mktemp("net")
-    said = unisono("demo", "--network", "--out", "shown", cwd=folder)
-    yield folder / "shown", said
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    command = [sys.executable, "-m", "unisono.cli.main", "demo", "--network", "--out", "shown"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=220, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "shown", done.stdout + done.stderr
 
 
 def result(folder: Path, analysis: str) -> dict[str, object]:

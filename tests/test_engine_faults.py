@@ -160,8 +160,8 @@ def schedule(seed: str, sites: Sequence[str]) -> list[Fault]:
         Fault(
             draw.choice(list(sites)),
             draw.choice(PHASES),
-            draw.choice(("drop", "crash", "delay")),  # type: ignore[arg-type]
-            draw.choice(("before", "after")),  # type: ignore[arg-type]
+            draw.choice(("drop", "crash", "delay")),
+            draw.choice(("before", "after")),
             occurrence=draw.randint(1, 6),
             seconds=draw.choice((0.0, 0.01, 0.05)),
         )
@@ -182,24 +182,23 @@ def finished(study: Study, out: Path, sites: Sequence[str], faults: Sequence[Fau
     return estimates(run(study, out, data=hospitals(sites)))[name]
 
 
-@pytest.mark.parametrize("threat", THREATS)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_faults_leave_a_fit_as_it_is(
-    seed: int, threat: str, undisturbed: dict[int, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, undisturbed: dict[int, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    n = 3 + seed % 2
-    monkeypatch.setattr(rounds, "STRAGGLERS_S", (0.0, 0.02)[seed // 2 % 2])
+    threat, n = THREATS[seed % 2], 3 + seed // 2 % 2
+    monkeypatch.setattr(rounds, "STRAGGLERS_S", (0.0, 0.02)[seed // 4 % 2])
     faults = schedule(f"exact {threat} {seed}", SITES[:n])
     assert finished(exact(threat), tmp_path, SITES[:n], faults) == undisturbed[n], faults
     every_site_unmasked_that_set_only(tmp_path, "odds")
 
 
-@pytest.mark.parametrize("threat", THREATS)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_faults_leave_training_a_mean_of_those_who_were_in(
-    seed: int, threat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "STRAGGLERS_S", (0.0, 0.02)[seed % 2])
+    threat = THREATS[seed % 2]
+    monkeypatch.setattr(rounds, "STRAGGLERS_S", (0.0, 0.02)[seed // 2 % 2])
     faults = schedule(f"partial {threat} {seed}", SITES)
     is_the_mean_of_those_who_were_in(tmp_path, finished(partial(threat), tmp_path, SITES, faults))
     every_site_unmasked_that_set_only(tmp_path, "a")
@@ -258,7 +257,7 @@ def test_a_site_that_is_there_again_and_hangs_holds_no_sum_up(tmp_path: Path, mo
 
 def test_two_links_that_flap_at_their_parts_and_then_at_their_keys_are_waited_for(tmp_path: Path) -> None:
     flapping = ("leiden", "turin")
-    faults = [Fault(site, phase, occurrence=2, seconds=0.02) for site in flapping for phase in ("mask", "advertise")]  # type: ignore[arg-type]
+    faults = [Fault(site, phase, occurrence=2, seconds=0.02) for site in flapping for phase in ("mask", "advertise")]
     found = run(partial(), tmp_path, faults=faults)
     is_the_mean_of_those_who_were_in(tmp_path, estimates(found)["a"])
     lost = [(e.site, e.name) for e in events_of(found, "lost")]
@@ -350,7 +349,8 @@ def is_told(found: Run, rule: str) -> None:
     assert (ONE, rule) in {(e.site, e.name) for e in events_of(found, "misbehaved")}
     answer = found.outcomes["odds"].answer
     assert answer is not None
-    assert [note for note in answer.result.notes if ONE in note and rule in note]
+    said = "wrong share" if rule == "wrong-share" else f"({rule})"
+    assert [note for note in answer.result.notes if ONE in note and said in note]
 
 
 def test_a_wrong_share_is_found_and_its_sender_named_beside_the_right_result(
@@ -370,7 +370,7 @@ def test_a_wrong_share_is_found_and_its_sender_named_beside_the_right_result(
     is_told(found, "wrong-share")
     again = run(exact(), tmp_path)  # also when the stored answer is read again
     assert again.outcomes["odds"].answer is not None
-    assert [note for note in again.outcomes["odds"].answer.result.notes if "wrong-share" in note]
+    assert [note for note in again.outcomes["odds"].answer.result.notes if "wrong share" in note]
 
 
 def for_fewer(found: Revealed) -> Revealed:
@@ -544,7 +544,7 @@ def test_the_first_of_several_failures_is_raised_and_no_other_is_printed(caplog:
         raise ValueError(error)
 
     with pytest.raises(ValueError, match="first"):
-        asyncio.run(rounds.until_enough({"a": ends(0.01, "first"), "b": ends(0.0, "second")}, None))  # type: ignore[arg-type]
+        asyncio.run(rounds.until_enough({"a": ends(0.01, "first"), "b": ends(0.0, "second")}, None))
     gc.collect()
     assert caplog.records == []
 
@@ -552,4 +552,4 @@ def test_the_first_of_several_failures_is_raised_and_no_other_is_printed(caplog:
 def test_who_is_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "STRAGGLERS_S", 0.02)
     asked = {"a": asyncio.sleep(0.0), "b": asyncio.sleep(HANGING_S)}
-    assert asyncio.run(rounds.until_enough(asked, lambda: True)) == ("b",)  # type: ignore[arg-type]
+    assert asyncio.run(rounds.until_enough(asked, lambda: True)) == ("b",)

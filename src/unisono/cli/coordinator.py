@@ -230,7 +230,8 @@ def members(home: HomeOption = HOME) -> None:
         )
         for member in found["members"]
     ]
-    show_table(("name", "role", "key, as its owner sees it", "online", "certificate until"), rows)
+    key = "key, as its owner sees it"
+    show_table(("name", "role", key, "online", "certificate until"), rows, whole=(key,))
     for invitation in found["invitations"]:
         expires = invitation["expires"][:16].replace("T", " ")
         console.print(f"invited: the {invitation['role']} {invitation['name']}, until {expires} UTC", markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 
@@ -40,16 +40,16 @@ def say(what: str, *, good: bool = False) -> None:
     console.print(Text.assemble(("✓ ", "green") if good else ("… ", "dim"), what))
 
 
-def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of texts, shown as they are."""
-    console.print(table_of(heads, rows))
+def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, whole: Collection[str] = ()) -> None:
+    """A table of texts, shown as they are. whole: the columns that are not folded however narrow the terminal is."""
+    console.print(table_of(heads, rows, whole=whole))
 
 
-def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]], *, whole: Collection[str] = ()) -> Table:
     """The table, to be shown."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head in whole)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
