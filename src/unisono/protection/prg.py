@@ -82,6 +82,18 @@ class Held:
         out[:] = self.words[start : start + out.size]
 
 
+def fresh(size: int, dtype: np.dtype[Any] | type[np.generic]) -> Any:
+    """An uninitialised vector (size,), as `np.empty`.
+
+    numpy asks the system for large pages from 4 MiB on. Just below that, touching a new vector's small pages for the first
+    time costs more than a mask, so that a vector of some megabytes is cut from a larger reservation.
+    """
+    dtype = np.dtype(dtype)
+    if not 2**20 <= size * dtype.itemsize < 2**23:
+        return np.empty(size, dtype)
+    return np.empty((max(size * dtype.itemsize, 2**22) + 2**21) // dtype.itemsize, dtype)[:size]
+
+
 def add_stream(vector: Words, seed: bytes, sign: int) -> None:
     """In place: ``vector += sign * PRG(seed)`` in the vector's ring. vector: (m,), writable. sign: +1 or -1."""
     add_streams(vector, [(seed, sign)])

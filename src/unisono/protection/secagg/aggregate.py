@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from unisono.errors import ProtocolError
-from unisono.protection.prg import Held, Words, mask_into
+from unisono.protection.prg import Held, Words, fresh, mask_into
 from unisono.protection.secagg.group import Group
 from unisono.protection.secagg.keys import PROTOCOL, Slot
 from unisono.protection.secagg.messages import Agreement, MaskedInput, Unmask, UnmaskShares, checksum_of
@@ -234,7 +234,7 @@ class AggregatorSession:
         streams = [stream for site in self.survivors for stream in rebuild.self_mask(site)]
         streams += [stream for gone in self.dropped for stream in rebuild.pair_masks(gone, self.survivors)]
         self.wrong_sharers = rebuild.wrong_sharers
-        total: Words = np.empty_like(self._accumulated)
+        total: Words = fresh(self.length, self._accumulated.dtype)
         mask_into(total, Held(self._accumulated), streams, threads=threads)
         return total
 

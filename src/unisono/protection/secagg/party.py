@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from unisono.errors import ProtocolError
-from unisono.protection.prg import Entropy, Held, Source, Words, system_entropy
+from unisono.protection.prg import Entropy, Held, Source, Words, fresh, system_entropy
 from unisono.protection.secagg import refusals
 from unisono.protection.secagg.checks import check_commitments, graph_of
 from unisono.protection.secagg.graph import Graph, commitment, complete, draw
@@ -227,7 +227,7 @@ class Party(Generic[Q]):
             return message
         found = compute()
         source = Held(found) if isinstance(found, np.ndarray) else found
-        keep = np.empty(source.size, source.dtype)
+        keep = fresh(source.size, source.dtype)
         message = session.mask(source, ask.digest, inbox, keep=keep, threads=threads)
         self._memory.remember_vector(ask, keep)
         self._masked_for(ask, slot)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unisono.errors import ProtocolError
-from unisono.protection.prg import Entropy, Held, Source, Words, add_streams, mask_into, system_entropy
+from unisono.protection.prg import Entropy, Held, Source, Words, add_streams, fresh, mask_into, system_entropy
 from unisono.protection.secagg import refusals
 from unisono.protection.secagg.checks import check_advertised, check_keys
 from unisono.protection.secagg.graph import Graph, complete
@@ -195,7 +195,7 @@ class SiteSession:
         self._seed_shares.update(seed_shares)
         self._shares = None
         self._keys.forget()  # what the others may need of them is in the shares
-        masked = np.empty(source.size, source.dtype)
+        masked = fresh(source.size, source.dtype)
         self._shape = ((source.size,), source.dtype)
         mask_into(masked, source, streams, keep=keep, threads=threads)
         if self.recipient != self.me:
