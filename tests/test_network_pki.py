@@ -377,7 +377,8 @@ def test_what_is_expired_revoked_invited_or_anothers_is_not_renewed(authority: A
 def test_words_are_the_proquints_of_the_paper() -> None:
     assert wordcode.encode(bytes([127, 0, 0, 1])) == "lusab-babad"
     assert wordcode.encode(bytes([63, 84, 220, 193])) == "gutih-tugad"
-    assert wordcode.word_code("7f0000013f54dcc1" + "0" * 48) == "lusab-babad-gutih-tugad"
+    assert wordcode.word_code("7f0000013f54dcc1" + "0" * 48, 64) == "lusab-babad-gutih-tugad"
+    assert wordcode.word_code("7f0000013f54dcc1" * 4) == "-".join(["lusab-babad-gutih-tugad"] * 2)
 
 
 @given(st.binary(min_size=2, max_size=32).filter(lambda data: len(data) % 2 == 0))
