@@ -25,7 +25,8 @@ from unisono.demo.stage import Service, Stage
 from unisono.errors import NetworkError, StorageError
 from unisono.network import pki
 from unisono.network.coordinator.home import CoordinatorHome
-from unisono.network.enrolment import Members, Token
+from unisono.network.enrolment.members import Members
+from unisono.network.enrolment.token import Token
 from unisono.network.pki import Credentials
 from unisono.network.researcher import Client, PersonFolder, Seen, sign, signature_file, signature_of
 from unisono.protection.secagg.roster import Roster

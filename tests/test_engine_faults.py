@@ -373,6 +373,27 @@ def test_a_wrong_share_is_found_and_its_sender_named_beside_the_right_result(
     assert [note for note in again.outcomes["odds"].answer.result.notes if "wrong share" in note]
 
 
+def test_a_wrong_share_among_just_enough_answers_waits_for_the_one_that_is_late(
+    undisturbed: dict[int, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three answers would do, but for the wrong one among them: the fourth, which was not waited for, is asked again."""
+
+    def alter(message: Any, found: Any) -> Any:
+        if message.phase != "unmask" or message.key[3] != 3:
+            return found
+        seeds = found.shares.self_seeds
+        return replace(found, shares=replace(found.shares, self_seeds={**seeds, "turin": flipped(seeds["turin"])}))
+
+    sending(monkeypatch, alter)
+    monkeypatch.setattr(rounds, "STRAGGLERS_S", 0.05)
+    late = Fault("turin", "unmask", "delay", occurrence=4, seconds=2.0)
+    found = run(exact(), tmp_path, faults=[late])
+    assert estimates(found)["odds"] == undisturbed[4]
+    assert misbehaved(tmp_path) == [(ONE, "wrong-share", 3)]
+    assert len(records(tmp_path, "odds", "waited")) == 1
+    assert sums_needed_one_attempt(tmp_path, "odds")
+
+
 def for_fewer(found: Revealed) -> Revealed:
     fewer = {site: share for site, share in found.shares.self_seeds.items() if site != "turin"}
     return replace(found, shares=replace(found.shares, self_seeds=fewer))

@@ -43,9 +43,12 @@ from unisono.network.agent.join import join
 from unisono.network.agent.serve import Options, serve
 from unisono.network.agent.steward import Desk
 from unisono.network.agent.studies import MakeWorker, make_worker
-from unisono.network.enrolment import Invitations, JoinRequest, Members, accept
+from unisono.network.authority import Authority
+from unisono.network.enrolment.accepting import accept
+from unisono.network.enrolment.invitations import Invitations
+from unisono.network.enrolment.joining import JoinRequest
+from unisono.network.enrolment.members import Members
 from unisono.network.link import PROTOCOL, CoordinatorEnd, Restarted
-from unisono.network.pki import Authority
 from unisono.network.signing import StudySignature
 from unisono.network.wire.messages import answer_from, request_tree
 from unisono.network.wire.outbox import Outbox

@@ -41,10 +41,13 @@ from unisono import __version__
 from unisono.errors import NetworkError
 from unisono.federation.tree import pack
 from unisono.network import link, pki
+from unisono.network.authority import Authority
 from unisono.network.coordinator.home import CoordinatorHome, Limits
 from unisono.network.coordinator.service import FRAME_BYTES, Coordinator
-from unisono.network.enrolment import Joined, JoinRequest, Members, Token
-from unisono.network.pki import Authority, Credentials
+from unisono.network.enrolment.joining import Joined, JoinRequest
+from unisono.network.enrolment.members import Members
+from unisono.network.enrolment.token import Token
+from unisono.network.pki import Credentials
 from unisono.network.wire.unisono_pb2 import Beat, Begin, Chunk, Done, Frame, Hello, Packed, Progress, Welcome
 from unisono.protection.secagg.roster import Identity
 

@@ -19,9 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unisono.errors import EnrolmentError, JournalError, NetworkError, ProtocolError, UnisonoError
-from unisono.network import enrolment, pki
-from unisono.network.enrolment import Invitations, Joined, JoinRequest, Members, Token, Verified, accept
-from unisono.network.pki import Authority, Peer
+from unisono.network import pki
+from unisono.network.authority import Authority
+from unisono.network.enrolment import accepting, joining
+from unisono.network.enrolment.accepting import accept
+from unisono.network.enrolment.invitations import Invitations
+from unisono.network.enrolment.joining import Joined, JoinRequest
+from unisono.network.enrolment.members import Members
+from unisono.network.enrolment.token import Token
+from unisono.network.enrolment.verified import Verified
+from unisono.network.pki import Peer
 from unisono.protection.secagg.roster import Identity, Roster
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -326,8 +333,8 @@ def test_every_part_of_a_request_is_bound_to_every_other(hub: Hub) -> None:
 
 def test_the_holder_of_one_token_cannot_use_another_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, theirs = hub.invite("turin"), hub.invite("padua")
-    real = enrolment._statement
-    monkeypatch.setattr(enrolment, "_statement", lambda ca, _, *rest: real(ca, theirs.peer.serial, *rest))
+    real = joining._statement
+    monkeypatch.setattr(joining, "_statement", lambda ca, _, *rest: real(ca, theirs.peer.serial, *rest))
     honest = JoinRequest.make(mine, pki.make_key(), Identity.generate())
     with refused("token-mismatch"):
         hub.accept(honest.model_copy(update={"token": theirs.peer.serial}), mine.peer)
@@ -373,7 +380,7 @@ def test_an_institution_takes_no_answer_but_the_one_it_asked_for(hub: Hub, tmp_p
 
 @given(st.binary(max_size=100) | st.recursive(st.none() | st.text(), st.lists).map(lambda x: json.dumps(x).encode()))
 def test_messages_that_are_none_are_named_errors_without_what_was_sent(noise: bytes) -> None:
-    for kind in (JoinRequest, Joined, enrolment.JoinRequests, enrolment.JoinAnswers):
+    for kind in (JoinRequest, Joined, accepting.JoinRequests, accepting.JoinAnswers):
         with refused("join-message"):
             kind.read(noise)
 
@@ -409,15 +416,15 @@ def waiting(hub: Hub, apart: Hub, name: str = "padua") -> tuple[Token, JoinReque
 
 def test_with_the_key_apart_the_request_goes_out_as_a_file_and_the_certificate_comes_back(hub: Hub, apart: Hub) -> None:
     token, request = waiting(hub, apart)
-    out = enrolment.pending_requests(apart.invitations, NOW).encode()
-    back = enrolment.accept_pending(enrolment.JoinRequests.read(out), hub.authority, NOW).encode()
-    answers = enrolment.JoinAnswers.read(back)
-    joined, turned_away = enrolment.finish_pending(answers, apart.invitations, apart.authority, apart.members, NOW)
+    out = accepting.pending_requests(apart.invitations, NOW).encode()
+    back = accepting.accept_pending(accepting.JoinRequests.read(out), hub.authority, NOW).encode()
+    answers = accepting.JoinAnswers.read(back)
+    joined, turned_away = accepting.finish_pending(answers, apart.invitations, apart.authority, apart.members, NOW)
     assert [one.name for one in joined] == ["padua"] and turned_away == ()
     assert apart.accept(request, token.peer) == joined[0]
     assert apart.invitations.waiting() == ()
     assert dict(apart.members.roster()) == {"padua": bytes.fromhex(request.identity)}
-    assert enrolment.finish_pending(answers, apart.invitations, apart.authority, apart.members, NOW) == ((), ())
+    assert accepting.finish_pending(answers, apart.invitations, apart.authority, apart.members, NOW) == ((), ())
 
 
 def test_a_stored_request_still_uses_the_token_up(hub: Hub, apart: Hub) -> None:
@@ -434,7 +441,7 @@ def test_a_coordinator_cannot_invent_a_site_where_the_key_is(hub: Hub, apart: Hu
     )
     invented = JoinRequest.make(stolen, pki.make_key(), own)  # it knows the token's certificate, not its key
     _, honest = waiting(hub, apart, "turin")
-    answers = enrolment.accept_pending(enrolment.JoinRequests(requests=(invented, honest, honest)), hub.authority, NOW)
+    answers = accepting.accept_pending(accepting.JoinRequests(requests=(invented, honest, honest)), hub.authority, NOW)
     assert list(answers.certificates) == [honest.token]
     assert [(one.token, one.rule) for one in answers.refused] == [
         (request.token, "join-signature"),
@@ -445,8 +452,8 @@ def test_a_coordinator_cannot_invent_a_site_where_the_key_is(hub: Hub, apart: Hu
 def test_requests_whose_token_expired_while_they_waited_are_not_carried_nor_signed(hub: Hub, apart: Hub) -> None:
     _, request = waiting(hub, apart)
     late = NOW + timedelta(days=8)
-    assert enrolment.pending_requests(apart.invitations, late).requests == ()
-    answers = enrolment.accept_pending(enrolment.JoinRequests(requests=(request,)), hub.authority, late)
+    assert accepting.pending_requests(apart.invitations, late).requests == ()
+    answers = accepting.accept_pending(accepting.JoinRequests(requests=(request,)), hub.authority, late)
     assert [one.rule for one in answers.refused] == ["certificate-expired"] and not answers.certificates
 
 
@@ -459,8 +466,8 @@ def test_a_certificate_for_another_key_or_of_another_authority_is_not_taken_back
     foreign = other.issue(request.certificate_request(), "site", "padua", now=NOW)
     renamed = hub.authority.issue(request.certificate_request().public_key(), "site", "turin", now=NOW)  # type: ignore[arg-type]
     for certificate, rule in ((swapped, "join-answer"), (foreign, "certificate-authority"), (renamed, "join-request")):
-        answers = enrolment.JoinAnswers(certificates={request.token: pki.pem(certificate).decode()})
-        joined, turned = enrolment.finish_pending(answers, apart.invitations, apart.authority, apart.members, NOW)
+        answers = accepting.JoinAnswers(certificates={request.token: pki.pem(certificate).decode()})
+        joined, turned = accepting.finish_pending(answers, apart.invitations, apart.authority, apart.members, NOW)
         assert joined == () and [one.rule for one in turned] == [rule]
     assert apart.members.all() == () and len(apart.invitations.waiting()) == 1
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from unisono.errors import EnrolmentError, NetworkError, StorageError
 from unisono.network import pki, wordcode
-from unisono.network.pki import Authority, Credentials, Role
+from unisono.network.authority import Authority
+from unisono.network.pki import Credentials, Role
 from unisono.protection.secagg.roster import Identity, Roster
 
 NOW = datetime.now(UTC).replace(microsecond=0)  # OpenSSL reads this machine's clock; everything else is told the time

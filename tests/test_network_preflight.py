@@ -30,9 +30,10 @@ from unisono.federation.tree import pack, unpack
 from unisono.network import pki
 from unisono.network.agent.folder import AgentFolder, Settings
 from unisono.network.agent.text import hides_something
+from unisono.network.authority import Authority
 from unisono.network.coordinator.service import Coordinator
-from unisono.network.enrolment import Token
-from unisono.network.pki import Authority, Credentials, Peer
+from unisono.network.enrolment.token import Token
+from unisono.network.pki import Credentials, Peer
 from unisono.network.preflight import h2, idle, machine, probe
 from unisono.network.preflight.desk import colons
 from unisono.network.preflight.report import Check, Report, overall

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.support.secagg import chi_square_of_bytes, seeded
 from unisono.errors import ProtocolError
 from unisono.protection import prg
-from unisono.protection.prg import Held, add_stream, add_streams, checksum, mask_into
+from unisono.protection.prg import Held, add_streams, checksum, mask_into
 from unisono.protection.shamir import PRIME, SHARE_BYTES, combine, recover, split
 
 SEED = bytes(range(32))
@@ -68,7 +68,7 @@ class Recorded(Held):
 @pytest.mark.parametrize("size", SIZES)
 def test_the_stream_is_aes_256_in_counter_mode_whatever_the_chunks(size: int, ring: type):
     vector = np.zeros(size, ring)
-    add_stream(vector, SEED, 1)
+    add_streams(vector, [(SEED, 1)])
     assert vector.astype(vector.dtype.newbyteorder("<")).tobytes() == keystream(SEED, vector.nbytes)
 
 
@@ -84,14 +84,14 @@ def test_what_is_added_can_be_subtracted(size: int, seeds: list[bytes], ring: ty
     vector = np.arange(size, dtype=ring)
     add_streams(vector, [(seed, 1) for seed in seeds])
     for seed in seeds:
-        add_stream(vector, seed, -1)
+        add_streams(vector, [(seed, -1)])
     np.testing.assert_array_equal(vector, np.arange(size))
 
 
 @pytest.mark.parametrize("ring", RINGS)
 def test_the_stream_is_uniform(ring: type):
     vector = np.zeros(1 << 16, ring)
-    add_stream(vector, SEED, 1)
+    add_streams(vector, [(SEED, 1)])
     assert chi_square_of_bytes(vector) < 340
 
 
@@ -175,10 +175,10 @@ def test_files_can_be_masked_and_kept(tmp_path: Path):
 @pytest.mark.parametrize(
     ("misuse", "says"),
     [
-        (lambda: add_stream(np.zeros(3, np.int64), SEED, 1), "uint64"),  # type: ignore[arg-type]
-        (lambda: add_stream(np.zeros((3, 1), np.uint64), SEED, 1), "one dimension"),
-        (lambda: add_stream(np.zeros(3, np.uint64), SEED[:16], 1), "32 bytes"),
-        (lambda: add_stream(np.zeros(3, np.uint64), SEED, 0), "added"),
+        (lambda: add_streams(np.zeros(3, np.int64), [(SEED, 1)]), "uint64"),  # type: ignore[arg-type]
+        (lambda: add_streams(np.zeros((3, 1), np.uint64), [(SEED, 1)]), "one dimension"),
+        (lambda: add_streams(np.zeros(3, np.uint64), [(SEED[:16], 1)]), "32 bytes"),
+        (lambda: add_streams(np.zeros(3, np.uint64), [(SEED, 0)]), "added"),
         (lambda: add_streams(np.zeros(3, np.uint64), [], threads=0), "at least one thread"),
         (lambda: Held(np.zeros(3)), "uint64"),
         (lambda: mask_into(np.zeros(3, np.uint32), Held(words(4)), []), "own number and dtype"),

@@ -21,7 +21,7 @@ from unisono.protection.secagg import graph as circle
 from unisono.protection.secagg import parameters as inside
 from unisono.protection.secagg.graph import Graph, commitment, complete, draw, harary, seed_of
 from unisono.protection.secagg.keys import PROTOCOL
-from unisono.protection.secagg.parameters import COMPLETE_UP_TO, Parameters, Threat, derive, search, threshold
+from unisono.protection.secagg.parameters import COMPLETE_UP_TO, Parameters, Threat, derive, search
 
 THREATS: tuple[Threat, ...] = ("semi-honest", "malicious")
 threats = st.sampled_from(THREATS)
@@ -159,7 +159,7 @@ def test_on_the_complete_graph_a_threshold_is_private_and_live(n: int, colluding
     assert p.quorum == p.t
     assert p.least_survivors == max(p.t, min_sites, colluding + 2) == n - p.tolerated_drops
     assert p.tolerated_drops == 0 or colluding + 2 * p.tolerated_drops < n
-    assert threat == "malicious" or p == threshold(n, colluding, min_sites)
+    assert threat == "malicious" or p == derive(n, colluding, min_sites)
 
 
 @pytest.mark.parametrize("threat", THREATS)

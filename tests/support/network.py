@@ -25,7 +25,7 @@ from unisono.federation.tree import pack, unpack
 from unisono.network import link, pki
 from unisono.network.coordinator.home import CoordinatorHome, Limits, Settings
 from unisono.network.coordinator.service import Coordinator
-from unisono.network.enrolment import Members
+from unisono.network.enrolment.members import Members
 from unisono.network.link import SiteEnd
 from unisono.network.pki import Credentials, Role
 from unisono.network.signing import StudySignature

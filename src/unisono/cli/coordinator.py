@@ -106,7 +106,7 @@ def _make_operator(home: CoordinatorHome, address: str, now: datetime) -> None:
     """The first operator: of this machine, with credentials within the coordinator's folder."""
     from unisono.network import pki
     from unisono.network.agent.folder import Settings
-    from unisono.network.enrolment import Members
+    from unisono.network.enrolment.members import Members
     from unisono.network.pki import Credentials
 
     folder, authority, key = _operator_of(home.path), home.authority(), pki.make_key()
@@ -189,7 +189,8 @@ def invite(
     """
     need_network()
     from unisono.federation.storage import write_whole
-    from unisono.network.enrolment import Invitations, Token
+    from unisono.network.enrolment.invitations import Invitations
+    from unisono.network.enrolment.token import Token
 
     path = home.expanduser()
     if _is_coordinator(path):
@@ -251,7 +252,7 @@ def revoke(
     """
     need_network()
     from unisono.network import pki
-    from unisono.network.enrolment import Members
+    from unisono.network.enrolment.members import Members
 
     everyone, online = _who_is_there(home)
     mark = pki.ungrouped(who)
@@ -303,7 +304,8 @@ def _who_is_there(home: Path) -> tuple[dict[str, Any], set[str] | None]:
         if error.rule != "unreachable" or not _is_coordinator(home.expanduser()):
             raise
     from unisono.network.coordinator.calls import member_tree
-    from unisono.network.enrolment import Invitations, Members
+    from unisono.network.enrolment.invitations import Invitations
+    from unisono.network.enrolment.members import Members
 
     found = _home(home)
     store, waiting = Members(found.members), Invitations(found.invitations)

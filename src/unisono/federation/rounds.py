@@ -181,7 +181,12 @@ class Round:
             collect,
             enough=lambda: session.can_open,
         )
-        opened = self.unmasked(ask, lost.sites)
+        try:
+            opened = self.unmasked(ask, lost.sites)
+        except ProtocolError as error:
+            if error.rule != "wrong-share" or not lost:
+                raise
+            opened = None  # with the answers that have not come the wrong share can be found, and done without
         if opened is None:
             raise Incomplete(lost)
         return opened if not ask.to else await self.deliver(ask, session.slot, opened)
@@ -193,7 +198,7 @@ class Round:
             return None
         session, first = self.unmasking
         self.unmasking = None
-        recovered = tuple(sorted({*lost, *session.dropped}))
+        recovered = tuple(sorted(set(lost) & set(session.survivors)))
         words = session.open()
         for site in session.wrong_sharers:
             self._misbehaved(ask, site, "wrong-share", "It gave a wrong share, or was dealt one.", {})

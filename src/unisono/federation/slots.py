@@ -132,10 +132,6 @@ class Slots:
         if shares is not None and self.next is not None and self.next.missing_shares([shares.site]):
             self.next.collect_shares(shares)
 
-    def give_up(self) -> None:
-        """A restarted site has lost its secrets of the slot: begin with another one."""
-        self.next = None
-
     def _new(self, analysis: str, recipient: str) -> SlotSetup:
         return SlotSetup(self.drawing, f"{analysis}/{self.group.epoch}/{secrets.token_hex(8)}", recipient)
 

@@ -26,7 +26,7 @@ from unisono.network.agent.channel import CALL_S, SERVICE, Channel, grpc_, open_
 from unisono.network.agent.folder import Settings
 from unisono.network.agent.join import ask, tls_key
 from unisono.network.coordinator.store import OPEN
-from unisono.network.enrolment import Token
+from unisono.network.enrolment.token import Token
 from unisono.network.pki import Credentials
 from unisono.network.signing import StudySignature
 from unisono.network.wire.unisono_pb2 import Packed

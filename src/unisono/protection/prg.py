@@ -32,12 +32,11 @@ SEED_BYTES = 32
 BLOCK_BYTES = 16
 """Of AES: a stream can be entered at multiples of it."""
 CHUNK_BYTES = 512 * 1024
-"""From 128 to 512 KiB one thread measures the same (below, the calls cost more than the work; above, the additions leave
-the level-2 cache), but two threads wait for the interpreter less often the longer a call is: 1e7 parameters with 10 masks
-take 56 ms at 256 KiB, 48 ms here and 51 ms at 1 MiB, on two cores."""
+"""For one thread 128 to 512 KiB are the same (below, the calls cost more than the work; above, the additions leave the
+level-2 cache), but two threads wait for the interpreter less often the longer a call is."""
 _CHUNKS_A_THREAD = 8
-"""A thread is worth starting for 4 MiB of words, not for less: two threads spend about a quarter more processor time on 4 MB,
-in handing the interpreter over, than one does."""
+"""A thread is worth starting for 4 MiB of words, not for less: what two spend in handing the interpreter to each other is then
+a good part of the work."""
 _CHECKSUM_BYTES = 2**22
 _ZEROS = bytes(CHUNK_BYTES)
 
@@ -92,11 +91,6 @@ def fresh(size: int, dtype: np.dtype[Any] | type[np.generic]) -> Any:
     if not 2**20 <= size * dtype.itemsize < 2**23:
         return np.empty(size, dtype)
     return np.empty((max(size * dtype.itemsize, 2**22) + 2**21) // dtype.itemsize, dtype)[:size]
-
-
-def add_stream(vector: Words, seed: bytes, sign: int) -> None:
-    """In place: ``vector += sign * PRG(seed)`` in the vector's ring. vector: (m,), writable. sign: +1 or -1."""
-    add_streams(vector, [(seed, sign)])
 
 
 def add_streams(vector: Words, streams: Iterable[tuple[bytes, int]], *, threads: int | None = None) -> None:

@@ -18,7 +18,8 @@ from unisono.network import pki
 from unisono.network.agent.channel import open_channel, send
 from unisono.network.agent.dial import Line
 from unisono.network.agent.folder import AgentFolder, Settings
-from unisono.network.enrolment import Joined, JoinRequest, Token
+from unisono.network.enrolment.joining import Joined, JoinRequest
+from unisono.network.enrolment.token import Token
 from unisono.network.link import SiteEnd
 from unisono.network.wordcode import word_code
 from unisono.protection.secagg.roster import Identity, Roster

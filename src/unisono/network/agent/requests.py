@@ -20,9 +20,9 @@ from unisono.federation.tree import Tree
 from unisono.network.agent import results
 from unisono.network.agent.folder import MEMBERS, AgentFolder
 from unisono.network.agent.inbox import Inbox
-from unisono.network.agent.log import Clock, Log
 from unisono.network.agent.offer import Offer
 from unisono.network.agent.text import plain
+from unisono.network.log import Clock, Log
 from unisono.network.wire.messages import answer_tree, request_from
 from unisono.network.wordcode import word_code
 from unisono.protection.secagg.roster import Roster

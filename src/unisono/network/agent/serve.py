@@ -29,10 +29,10 @@ from unisono.network.agent.channel import grpc_
 from unisono.network.agent.dial import Line, Pace
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.inbox import Entry, Inbox
-from unisono.network.agent.log import Clock, Listener, Log, nobody
 from unisono.network.agent.requests import Requests
 from unisono.network.agent.studies import MakeWorker, Studies, make_worker
 from unisono.network.link import SiteEnd
+from unisono.network.log import Clock, Listener, Log, nobody
 from unisono.network.pki import Credentials
 from unisono.site.agent import Site, utc_now
 from unisono.site.workers.limits import check_platform
@@ -143,6 +143,7 @@ class Agent:
         self._requests.close()
         self._site.close()
         self._inbox.close()
+        self._log.close()
 
     # -- what the line needs ------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from unisono.federation.storage import storage
 from unisono.network.agent import control, datasets
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.inbox import OVER, Entry, Inbox
-from unisono.network.enrolment import Verified
+from unisono.network.enrolment.verified import Verified
 from unisono.network.wordcode import word_code
 from unisono.protection.secagg.roster import Roster
 from unisono.site import gate

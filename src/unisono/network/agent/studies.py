@@ -15,7 +15,7 @@ from unisono.federation.exchange import Message
 from unisono.network.agent import datasets
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.inbox import OVER, Entry, Inbox
-from unisono.network.agent.log import Log
+from unisono.network.log import Log
 from unisono.site.agent import Site
 from unisono.site.worker import Worker
 from unisono.site.workers.process import ProcessWorker

@@ -15,12 +15,17 @@ import numpy as np
 from unisono.errors import NetworkError, ProtocolError, StudyError
 from unisono.federation.tree import Tree
 from unisono.methods.registry import check as method_checks
-from unisono.network import enrolment, pki
+from unisono.network import pki
+from unisono.network.authority import Authority
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import Asked, unknown_study
 from unisono.network.coordinator.studies import Studies
-from unisono.network.enrolment import Invitations, JoinRequest, Member, Members, Token
-from unisono.network.pki import Authority, Peer, Role
+from unisono.network.enrolment.accepting import accept
+from unisono.network.enrolment.invitations import Invitations
+from unisono.network.enrolment.joining import JoinRequest
+from unisono.network.enrolment.members import Member, Members
+from unisono.network.enrolment.token import INVITATION_DAYS, Token
+from unisono.network.pki import Peer, Role
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
 from unisono.study.load import load
@@ -108,7 +113,7 @@ class Calls:
         service = self._service
         request = JoinRequest.read(json.dumps(tree).encode())
         now = service.clock()
-        joined = enrolment.accept(request, peer, service.invitations, service.authority, service.members, now)
+        joined = accept(request, peer, service.invitations, service.authority, service.members, now)
         service.changed()
         return joined.model_dump(mode="json")
 
@@ -201,7 +206,7 @@ class Calls:
     def _invite(self, _: Peer, tree: Tree) -> Tree:
         """A token. Its text is shown once, and not kept."""
         service = self._service
-        role, name, days = _text(tree, "role"), _text(tree, "name"), tree.get("days", enrolment.INVITATION_DAYS)
+        role, name, days = _text(tree, "role"), _text(tree, "name"), tree.get("days", INVITATION_DAYS)
         address = _text(tree, "address") if "address" in tree else service.address
         if isinstance(days, bool) or not isinstance(days, int | float):
             raise _format("days")

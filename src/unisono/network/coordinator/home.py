@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from unisono.errors import NetworkError
 from unisono.federation.storage import storage, write_whole
 from unisono.network import pki
-from unisono.network.pki import Authority, Credentials
+from unisono.network.authority import Authority
+from unisono.network.pki import Credentials
 
 SETTINGS = "coordinator.json"
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")

@@ -13,10 +13,10 @@ from functools import partial
 from unisono.errors import NetworkError, UnisonoError
 from unisono.federation.events import Event
 from unisono.network.coordinator.home import CoordinatorHome
-from unisono.network.coordinator.log import Log
 from unisono.network.coordinator.running import Ended, StudyRun
 from unisono.network.coordinator.sites import NetworkExchange, Sites
 from unisono.network.coordinator.store import Asked
+from unisono.network.log import Log
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,14 @@ from unisono.methods.registry import methods
 from unisono.network import pki
 from unisono.network.coordinator.calls import Calls, Service, member_tree
 from unisono.network.coordinator.home import CoordinatorHome, Settings
-from unisono.network.coordinator.log import Log
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import Store
 from unisono.network.coordinator.stream import Stream
 from unisono.network.coordinator.studies import Studies, stopping
-from unisono.network.enrolment import Invitations, Members
+from unisono.network.enrolment.invitations import Invitations
+from unisono.network.enrolment.members import Members
 from unisono.network.link import Restarted
+from unisono.network.log import Log
 from unisono.network.pki import Peer, Role
 from unisono.network.preflight.service import Probes
 from unisono.network.wire.parcel import CHUNK_BYTES

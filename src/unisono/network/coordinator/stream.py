@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError
 from unisono.errors import NetworkError, ProtocolError, UnisonoError
 from unisono.federation.tree import unpack
 from unisono.network import link
-from unisono.network.coordinator.log import Log
 from unisono.network.coordinator.sites import Line, Sites
+from unisono.network.log import Log
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.unisono_pb2 import Beat, Bye, Frame, Hello, Welcome
 from unisono.version import VERSION

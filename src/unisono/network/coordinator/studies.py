@@ -18,12 +18,12 @@ from unisono.federation.events import Event
 from unisono.network.coordinator.consent import checked_permit
 from unisono.network.coordinator.courier import Courier
 from unisono.network.coordinator.home import CoordinatorHome, Limits
-from unisono.network.coordinator.log import Log
 from unisono.network.coordinator.running import Ended, result_files
 from unisono.network.coordinator.runs import Runs, Told
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import OPEN, OVER, Asked, Decided, Delivery, State, Store, unknown_study
 from unisono.network.coordinator.watching import Progress, Watchers
+from unisono.network.log import Log
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
 from unisono.study.document import Study

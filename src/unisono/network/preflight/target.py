@@ -13,7 +13,7 @@ from typing import Literal
 from unisono.errors import NetworkError
 from unisono.network import pki
 from unisono.network.agent.folder import AgentFolder
-from unisono.network.enrolment import Token
+from unisono.network.enrolment.token import Token
 from unisono.network.pki import Credentials
 
 PORT = 443

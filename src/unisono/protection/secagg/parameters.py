@@ -173,11 +173,6 @@ def derive(
     return Parameters(n, colluding, min_sites, t, n - least, n - 1, threat, t)
 
 
-def threshold(n: int, colluding: int, min_sites: int) -> Parameters:
-    """`derive` on the complete graph, under its older name."""
-    return derive(n, colluding, min_sites)
-
-
 def search(
     n: int,
     gamma: float,
