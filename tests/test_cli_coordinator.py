@@ -18,15 +18,17 @@ from tests.support import engine
 from tests.support.network import Client as Hospital
 from tests.test_cli_site import Centre, wait_for
 from unisono.cli.console import out
-from unisono.cli.coordinator import _make_operator
 from unisono.cli.main import main
 from unisono.cli.study_watch import WatchView
 from unisono.demo.stage import Service, Stage
 from unisono.errors import NetworkError, StorageError
 from unisono.network import pki
+from unisono.network.coordinator import operator as first_operator
+from unisono.network.coordinator.certificate import ServerCertificate
 from unisono.network.coordinator.home import CoordinatorHome
 from unisono.network.enrolment.members import Members
 from unisono.network.enrolment.token import Token
+from unisono.network.log import Log
 from unisono.network.pki import Credentials
 from unisono.network.researcher import Client, PersonFolder, Seen, sign, signature_file, signature_of
 from unisono.protection.secagg.roster import Roster
@@ -37,6 +39,7 @@ SITES = ("leiden", "padua", "turin")
 STUDY = engine.study("odds")
 COMMANDS = [
     *(f"coordinator {name}" for name in ("init", "serve", "join", "invite", "members", "revoke", "readiness")),
+    *("coordinator pending", "coordinator accept", "authority init", "authority invite", "authority sign"),
     *(f"study {name}" for name in ("join", "sign", "submit", "status", "watch", "result", "cancel")),
 ]
 Say = Callable[..., str]
@@ -168,13 +171,11 @@ def test_what_needs_a_running_coordinator_says_that_it_cannot_be_reached(folder:
 
 
 def test_the_servers_certificate_is_renewed_in_the_last_third_of_its_life(folder: Path) -> None:
-    from unisono.cli.coordinator import _renew_own
-
     home = CoordinatorHome(folder)
     before = pki.certificate_of(home.credentials().chain_pem)
-    _renew_own(home, now())
+    ServerCertificate(home, Log(home.log, now), now)
     assert pki.certificate_of(home.credentials().chain_pem) == before
-    _renew_own(home, now() + timedelta(days=300))
+    ServerCertificate(home, Log(home.log, now), lambda: now() + timedelta(days=300))
     after = pki.certificate_of(home.credentials().chain_pem)
     assert after.not_valid_after_utc > before.not_valid_after_utc
     assert after.public_key() == before.public_key()
@@ -207,7 +208,7 @@ def test_serve_says_where_it_listens_and_sigterm_ends_it_in_order(tmp_path: Path
 def centre(tmp_path: Path) -> Iterator[Centre]:
     """A coordinator with three hospitals that approve by themselves."""
     opened = Centre(tmp_path / "c")
-    _make_operator(opened.net.home, f"127.0.0.1:{opened.net.port}", now())
+    first_operator.make(opened.net.home, f"127.0.0.1:{opened.net.port}", now())
 
     async def dial() -> None:
         opened.net.join("padua").start()

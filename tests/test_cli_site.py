@@ -211,7 +211,7 @@ def test_a_study_is_offered_shown_approved_answered_and_its_results_come(
             "purpose: scientific research",
             word_code(roster.digest),
             roster.fingerprint("turin"),
-            "Not verified here yet: leiden, turin",
+            "1 of 3 sites are verified, this one included; 3 are needed",
             "glm.gradient" if "glm.gradient" in sheet else "glm.",
             "only sums are opened. 3 sites, 1 colluder",
             "it may lie",
@@ -220,9 +220,15 @@ def test_a_study_is_offered_shown_approved_answered_and_its_results_come(
             "It waits for your decision",
         ):
             assert words in sheet, words
-        say("verify", "turin", "--study", "lung", "--how", "telephone", *here)
-        assert "Not verified here yet: leiden." in say("show", digest[:10], *here)
-        assert "known-sites" in say("verify", "rome", "--study", "lung", "--how", "telephone", *here, code=1)
+        say("verify", "turin", "--study", "lung", "--how", "telephone", "--yes", *here)
+        assert "Not verified here: leiden." in say("show", digest[:10], *here)
+        assert "known-sites" in say("verify", "rome", "--study", "lung", "--how", "telephone", "--yes", *here, code=1)
+        refused = say("approve", "lung", "--yes", *here, code=1)
+        assert "2 of 3 sites are verified" in refused
+        assert "unisono site verify leiden --study lung" in refused
+        words, called = word_code(roster.digest), ("verify", "leiden", "turin", "--study", "lung", "--how", "a call")
+        assert "word-code-differs" in say(*called, "--words", words[::-1], *here, code=1)
+        say(*called, "--words", words.upper().replace("-", " "), *here)
         assert "is approved" in say("approve", "lung", "--yes", *here)
         status = centre.do(centre.net.until(digest, "finished", "failed"))
         assert status["state"] == "finished", status
@@ -248,6 +254,7 @@ def test_an_agent_that_is_killed_takes_up_what_was_approved_and_a_withdrawal_end
         digest = centre.do(centre.net.submit(STUDY))
         agent.until("a new study waits")
         assert agent.end(signal.SIGKILL) == -signal.SIGKILL
+        say("verify", "leiden", "turin", "--study", "lung", "--how", "a call", "--yes", *here)
         assert "told when it does" in say("approve", "lung", "--yes", *here)
         permit = json.loads((padua / "permits" / "lung.json").read_text())
         assert permit["study"] == digest

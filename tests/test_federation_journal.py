@@ -225,15 +225,86 @@ def test_a_full_disk_is_told_and_the_journal_goes_on_when_there_is_room(tmp_path
     journal.write("start", {"run": "r"})
     journal._db.execute("PRAGMA max_page_count=4")
     with pytest.raises(StorageError) as raised:
-        journal.write("opened", {"words": np.zeros(100_000, np.uint64)}, step=0)
+        journal.write("opened", {"words": np.zeros(20_000, np.uint64)}, step=0)
     assert raised.value.rule == "durable-storage"
     assert "goes on where it stopped" in raised.value.remedy
     journal._db.execute("PRAGMA max_page_count=100000")
-    journal.write("opened", {"words": np.zeros(100_000, np.uint64)}, step=0)
+    journal.write("opened", {"words": np.zeros(20_000, np.uint64)}, step=0)
     digest = journal.digest
     journal.close()
     journal = Journal(tmp_path / "journal.db")
     assert journal.digest == digest
+    journal.close()
+
+
+LARGE = {"words": np.arange(100_000, dtype=np.uint64)}
+
+
+def _bodies(folder: Path) -> list[Path]:
+    return sorted((folder / "journal.db.bulk").glob("*"))
+
+
+def test_a_large_sum_lies_in_a_file_that_only_its_owner_reads_until_a_snapshot_makes_it_useless(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.write("opened", LARGE, step=0)
+    (body,) = _bodies(tmp_path)
+    assert body.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "journal.db").stat().st_size < 100_000
+    digest = journal.digest
+    journal.close()
+    journal = Journal(tmp_path / "journal.db")
+    assert journal.digest == digest
+    found = journal.last("opened")
+    assert found is not None
+    assert found.body is not None
+    np.testing.assert_array_equal(found.body["words"], LARGE["words"])
+    journal.prune(journal.write("snapshot", {"state": 1}, step=1), from_step=0)
+    assert _bodies(tmp_path) == []
+    journal.close()
+    Journal(tmp_path / "journal.db").close()
+
+
+@pytest.mark.parametrize("harm", ["missing", "altered", "cut"])
+def test_a_large_sum_whose_file_was_touched_is_damage(tmp_path: Path, harm: str) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.write("opened", LARGE, step=0)
+    journal.close()
+    (body,) = _bodies(tmp_path)
+    content = body.read_bytes()
+    if harm == "missing":
+        body.unlink()
+    else:
+        body.write_bytes(content[:-1] + (b"" if harm == "cut" else bytes([content[-1] ^ 1])))
+    with pytest.raises(JournalError) as raised:
+        Journal(tmp_path / "journal.db")
+    assert raised.value.rule == "journal-integrity"
+
+
+def test_a_file_that_a_kill_left_without_its_record_is_swept_and_its_name_used_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.write("start", {"run": "r"})
+    journal.close()
+    (tmp_path / "journal.db.bulk").mkdir()
+    (tmp_path / "journal.db.bulk" / "00000001.body").write_bytes(b"half a bo")
+    (tmp_path / "journal.db.bulk" / "00000007.body").write_bytes(b"another")
+    journal = Journal(tmp_path / "journal.db")
+    assert _bodies(tmp_path) == []
+    journal.write("opened", LARGE, step=0)
+    journal.close()
+    journal = Journal(tmp_path / "journal.db")
+    assert len(journal.all("opened")) == 1
+    journal.close()
+
+
+def test_a_record_that_may_come_soon_is_there_after_the_next_one_and_after_a_kill(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.write("opened", {"words": np.zeros(3)}, step=0, soon=True)
+    level = journal._db.execute("PRAGMA synchronous").fetchone()[0]
+    assert level == 2  # FULL again
+    journal.flush()
+    journal.close()
+    journal = Journal(tmp_path / "journal.db")
+    assert len(journal.all("opened")) == 1
     journal.close()
 
 

@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.support import engine
+from tests.support import engine, steward
 from unisono.engines.analysis import Place, answer_analysis
 from unisono.errors import (
     DataError,
@@ -34,6 +34,7 @@ from unisono.errors import (
 )
 from unisono.federation.exchange import LinkLost, Message, SlotLost
 from unisono.federation.tree import Tree, pack, unpack
+from unisono.methods.registry import versions_for
 from unisono.network import pki
 from unisono.network.agent import control, datasets, results
 from unisono.network.agent.channel import trouble
@@ -48,11 +49,12 @@ from unisono.network.enrolment.accepting import accept
 from unisono.network.enrolment.invitations import Invitations
 from unisono.network.enrolment.joining import JoinRequest
 from unisono.network.enrolment.members import Members
-from unisono.network.link import PROTOCOL, CoordinatorEnd, Restarted
+from unisono.network.link import CoordinatorEnd, Restarted
 from unisono.network.signing import StudySignature
 from unisono.network.wire.messages import answer_from, request_tree
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.unisono_pb2 import Beat, Bye, Frame, Packed, Welcome
+from unisono.network.wire.version import PROTOCOL
 from unisono.network.wordcode import word_code
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.site.permit import Permit
@@ -207,8 +209,8 @@ class Coordinator:
                 raise self.refusal
             answer: Any = {}
             if body["call"] == "renew":
-                request = pki.csr_of(body["csr"].encode())
-                made = self.authority.issue(request, "site", peer.name, now=now(), days=self.renew_days)
+                present = pki.certificate_of(body["certificate"].encode())
+                made = self.authority.renewed(present, now=now(), days=self.renew_days)
                 answer = {"certificate": pki.pem(made).decode()}
             return Packed(tree=pack({"ok": answer}))
         except UnisonoError as error:
@@ -305,7 +307,7 @@ class World:
         return await asyncio.to_thread(do)
 
     async def approve(self, site: str, study: Study = STUDY) -> Any:
-        return await self.decide(site, lambda desk: desk.approve(desk.sheet(study.id, None, now()), now()))
+        return await self.decide(site, lambda desk: steward.approve(desk, study.id, now()))
 
     async def log(self, site: str, event: str, count: int = 1) -> dict[str, Any]:
         """The last line of that kind, once there are so many."""
@@ -348,6 +350,7 @@ def offer_of(study: Study, roster: Roster) -> dict[str, Any]:
         "signature": StudySignature.make(study, "dr-rossi", RESEARCHER).to_tree(),
         "roster": roster.to_tree(),
         "submitted": "2026-03-01T10:00:00+00:00",
+        "methods": versions_for(study),
     }
 
 
@@ -710,7 +713,7 @@ def test_a_good_bye_and_another_protocol_are_said_in_the_coordinator_s_words(tmp
         async with asyncio.timeout(10):
             while (said := await world.log("padua", "unreachable"))["rule"] != "protocol-version":  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        assert f"protocol {PROTOCOL + 1}" in said["what"]
+        assert f"version {PROTOCOL + 1}" in said["what"]
 
     run(tmp_path, go)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import engine
+from tests.support import engine, steward
 from tests.support.network import SITES, Net, net, now, ok, said, watched
 from unisono.errors import StorageError, StudyError
 from unisono.federation.exchange import Mask
@@ -532,7 +532,7 @@ def approved(folder: AgentFolder) -> None:
     """As `unisono site approve` does."""
     desk = Desk(folder)
     try:
-        done = desk.approve(desk.sheet("lung", None, now()), now())
+        done = steward.approve(desk, "lung", now())
         assert (done.served, done.told) == (True, True)
     finally:
         desk.close()

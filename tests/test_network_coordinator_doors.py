@@ -20,7 +20,6 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,16 +38,18 @@ from tests.support.network import (
 )
 from unisono import __version__
 from unisono.errors import NetworkError
-from unisono.federation.tree import pack
-from unisono.network import link, pki
+from unisono.network import pki
 from unisono.network.authority import Authority
+from unisono.network.coordinator import sites
 from unisono.network.coordinator.home import CoordinatorHome, Limits
 from unisono.network.coordinator.service import FRAME_BYTES, Coordinator
 from unisono.network.enrolment.joining import Joined, JoinRequest
 from unisono.network.enrolment.members import Members
 from unisono.network.enrolment.token import Token
 from unisono.network.pki import Credentials
-from unisono.network.wire.unisono_pb2 import Beat, Begin, Chunk, Done, Frame, Hello, Packed, Progress, Welcome
+from unisono.network.wire.envelope import command
+from unisono.network.wire.unisono_pb2 import Beat, Begin, Chunk, Done, Frame, Hello, Progress, Welcome
+from unisono.network.wire.version import PROTOCOL
 from unisono.protection.secagg.roster import Identity
 
 SHUT = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INTERNAL)
@@ -56,7 +57,7 @@ SHUT = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INTERNAL)
 
 
 def hello(session: str = "s1", **changes: Any) -> bytes:
-    given = {"protocol": link.PROTOCOL, "software": __version__, "session": session, **changes}
+    given = {"protocol": PROTOCOL, "software": __version__, "session": session, **changes}
     return Frame(hello=Hello(**given)).SerializeToString()
 
 
@@ -207,8 +208,8 @@ def test_another_protocol_version_is_refused_and_both_are_named(tmp_path: Path) 
             frames, code = await spoken(opened.port, site, hello(protocol=99, software="9.9.9"))
             assert code == grpc.StatusCode.OK
             (bye,) = (frame.bye for frame in frames)
-            assert bye.rule == "version-skew"
-            assert all(text in bye.what for text in ("99", "'9.9.9'", f"version {link.PROTOCOL}", f"'{__version__}'"))
+            assert bye.rule == "protocol-version"
+            assert all(text in bye.what for text in ("99", "9.9.9", f"version {PROTOCOL}", __version__))
 
     asyncio.run(go())
 
@@ -342,8 +343,10 @@ def test_who_says_no_hello_in_time_is_sent_away(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_frame_or_out_of_order_ends_the_connection_with_its_rule(
-    tmp_path: Path, frames: list[bytes], expected: str
+    tmp_path: Path, frames: list[bytes], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sites, "beginning", lambda: 0)  # the request that is open has number 1
+
     async def go() -> None:
         async with net(tmp_path, ("padua",), dial=False) as opened:
             found, code = await spoken(opened.port, opened.sites["padua"].credentials, *frames)
@@ -456,7 +459,7 @@ def test_one_certificate_has_so_many_calls_at_a_time_and_no_more(tmp_path: Path)
                 calls = []
                 for _ in range(4):
                     open_ = await stack.enter_async_context(channel(opened.port, opened.researcher))
-                    packed = Packed(tree=pack({"call": "watch", "study": digest})).SerializeToString()
+                    packed = command({"call": "watch", "study": digest}).SerializeToString()
                     call = open_.unary_stream(SERVICE + "Watch")(packed)
                     calls.append((call, await call.read()))
                 assert [b"calls-at-once" in first for _, first in calls] == [False, False, False, True]
@@ -517,14 +520,12 @@ def test_a_newcomer_joins_over_the_same_port_with_a_token_that_works_once(tmp_pa
             assert {m["name"] for m in listed["members"]} == {"ops", "padua", "rossi", "turin"}
             assert [i["name"] for i in listed["invitations"]] == ["turin"]  # the first token is used up
 
-            csr = pki.csr(key, "site", "turin").public_bytes(Encoding.PEM).decode()
-            renewed = await ok(opened.port, turin, call="renew", csr=csr)
+            renewed = await ok(opened.port, turin, call="renew", certificate=turin.chain_pem.decode())
             again = Credentials(pki.private_pem(key), renewed["certificate"].encode(), renewed["ca"].encode()).checked()
             assert (await ok(opened.port, again, call="studies"))["studies"] == []
-            foreign = pki.csr(pki.make_key(), "site", "turin").public_bytes(Encoding.PEM).decode()
-            assert await rule(opened.port, turin, call="renew", csr=foreign) == "member-unknown"
-            other_name = pki.csr(key, "site", "padua").public_bytes(Encoding.PEM).decode()
-            assert await rule(opened.port, turin, call="renew", csr=other_name) == "certificate-request"
+            padua = opened.sites["padua"].credentials
+            assert await rule(opened.port, turin, call="renew", certificate=padua.chain_pem.decode()) == "renewal"
+            assert await rule(opened.port, turin, call="renew", certificate="hello") == "certificate-form"
 
     asyncio.run(go())
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from unisono.errors import ProtocolError
+from unisono.network.coordinator.sites import beginning
 from unisono.network.link import CoordinatorEnd, Restarted, SiteEnd
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.parcel import CHUNK_BYTES, STAGED_BYTES, Incoming, Outgoing
@@ -114,6 +115,26 @@ def test_another_process_at_the_site_loses_what_was_open_with_the_old_one() -> N
         answer = await coordinator.request({"words": np.ones(1, np.uint32), "n": 2})
         assert answer["words"].tolist() == [2]
         second.cancel()
+
+    asyncio.run(go())
+
+
+def test_a_new_life_of_the_coordinator_is_not_given_what_the_life_before_it_asked_for() -> None:
+    async def go() -> None:
+        site = SiteEnd(doubled, "s1")
+        earlier = CoordinatorEnd(before=beginning())
+        old = asyncio.ensure_future(earlier.request({"words": np.ones(1, np.uint32), "n": 1}))
+        await asyncio.sleep(0)
+        await Wire(earlier, site, lives=3).run()  # killed when the question is there, and the answer is not
+        assert len(site.progress()) == 1
+        assert not old.done()
+        later = CoordinatorEnd(before=beginning())
+        new = asyncio.ensure_future(later.request({"words": np.ones(1, np.uint32), "n": 2}))
+        await asyncio.sleep(0)
+        life = asyncio.ensure_future(Wire(later, site).run())
+        assert (await new)["n"] == 2
+        life.cancel()
+        old.cancel()
 
     asyncio.run(go())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import json
 import re
@@ -817,6 +818,19 @@ async def test_the_machine_is_looked_at_and_a_full_or_closed_disk_is_said(
     assert report.check("disk").status == "fail"
     assert report.check("gpu").status == "warn"
     assert "disk" not in report.request.lower()  # that is not the IT desk's firewall
+
+
+@in_a_loop
+async def test_a_folder_where_files_cannot_be_locked_is_no_place_for_a_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")  # Lustre, mounted without flock
+
+    monkeypatch.setattr("fcntl.lockf", no_locks)
+    report = await look(target_of("x.unisono.invalid", now()), tmp_path)
+    assert report.check("disk").status == "fail"
+    assert "locked" in report.check("disk").found
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

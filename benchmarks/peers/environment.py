@@ -1,6 +1,7 @@
-"""An environment of the benchmark's own for the peers: `.bench-venv`, made with venv and pip as they are set up here.
+"""Environments of the benchmark's own for the peers: `.bench-venv`, made with venv and pip as they are set up here.
 
-A peer is never a dependency of Unisono. What cannot be installed is left out of the tables, with the reason.
+Peers whose requirements clash get one each: `environment(*NVFLARE, name="nvflare")` is `.bench-venv/nvflare`. A peer is
+never a dependency of Unisono. What cannot be installed is left out of the tables, with the reason.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / ".bench-venv"
+FLOWER = ("flwr>=1.41,<1.43", "cryptography", "numpy")
+NVFLARE = ("nvflare>=2.9,<2.10", "cryptography", "numpy")
+"""What `flower_network.py` and `nvflare_network.py` run with; the two want different major versions of protobuf."""
 _LIMIT_S = 600.0
 
 
@@ -22,13 +26,17 @@ class Environment:
     why_not: str = ""
 
 
-def environment(*requirements: str) -> Environment:
-    """An interpreter that has `requirements`, installed now if it has not. Never raises for a failed installation."""
-    python = FOLDER / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+def environment(*requirements: str, name: str = "") -> Environment:
+    """An interpreter that has `requirements`, installed now if it has not. Never raises for a failed installation.
+
+    name: of an environment apart from the others; empty is the shared one.
+    """
+    folder = FOLDER / name
+    python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     asked = " ".join(requirements)
     try:
         if not python.exists():
-            _quietly(sys.executable, "-m", "venv", str(FOLDER))
+            _quietly(sys.executable, "-m", "venv", str(folder))
         _quietly(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
     except subprocess.CalledProcessError as error:
         return Environment(None, f"{asked} could not be installed ({_last_line(error.stderr)})")

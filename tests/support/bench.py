@@ -82,7 +82,9 @@ class Bench:
 
     def admit(self, name: str, roster: Roster) -> None:
         """A site takes up the study, under a permit that pins this roster."""
-        permit = self.alter(propose(self.study, roster, name, self.now)).signed(self.homes[name].identity())
+        permit = self.alter(propose(self.study, roster, name, self.now, verified=roster.sites)).signed(
+            self.homes[name].identity()
+        )
         self.sites[name].admit(self.study, permit, roster, self.worker(name))
 
     def close(self) -> None:

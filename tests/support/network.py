@@ -22,16 +22,18 @@ from unisono import __version__
 from unisono.errors import UnisonoError
 from unisono.federation.exchange import SlotLost
 from unisono.federation.tree import pack, unpack
-from unisono.network import link, pki
+from unisono.network import pki
 from unisono.network.coordinator.home import CoordinatorHome, Limits, Settings
 from unisono.network.coordinator.service import Coordinator
 from unisono.network.enrolment.members import Members
 from unisono.network.link import SiteEnd
 from unisono.network.pki import Credentials, Role
 from unisono.network.signing import StudySignature
+from unisono.network.wire.envelope import command
 from unisono.network.wire.messages import answer_tree, request_from
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.unisono_pb2 import Beat, Frame, Hello, Packed
+from unisono.network.wire.version import PROTOCOL
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.site.agent import Site
 from unisono.site.data.snapshot import freeze
@@ -81,7 +83,7 @@ async def said(port: int, with_: Credentials, tree: Any, method: str = "Call") -
     """What comes back for a call: {ok: ...} or {error: ...}."""
     async with channel(port, with_) as open_:
         call = open_.unary_unary(SERVICE + method)
-        answer = await call(Packed(tree=pack(tree)).SerializeToString(), timeout=20)
+        answer = await call(command(tree).SerializeToString(), timeout=20)
     found: dict[str, Any] = unpack(Packed.FromString(answer).tree)
     return found
 
@@ -104,7 +106,7 @@ async def watched(port: int, with_: Credentials, study: str) -> AsyncIterator[di
     """{state, event} of a study."""
     async with channel(port, with_) as open_:
         call = open_.unary_stream(SERVICE + "Watch")
-        async for answer in call(Packed(tree=pack({"call": "watch", "study": study})).SerializeToString()):
+        async for answer in call(command({"call": "watch", "study": study}).SerializeToString()):
             yield unpack(Packed.FromString(answer).tree)["ok"]
 
 
@@ -132,7 +134,8 @@ class Client:
     data: Callable[[str], Any] = engine.frame
 
     def __post_init__(self) -> None:
-        self.site = Site(self.name, self.home.path, self.home.identity(), simulation_policy())
+        policy = simulation_policy().model_copy(update={"trust": "verified"})
+        self.site = Site(self.name, self.home.path, self.home.identity(), policy)
         self.end = SiteEnd(self._handle, self.session)
         self.changed = asyncio.Event()
         self.permits: dict[str, Permit] = {}
@@ -173,15 +176,18 @@ class Client:
         offer = self.offers[digest]
         study = load(json.loads(offer["study"]))
         roster = Roster.from_tree(offer["roster"])
-        permit = propose(study, roster, self.name, now()).signed(self.site.identity)
-        worker = LocalWorker(
-            study, await asyncio.to_thread(freeze, self.data(self.name), None, study, self.name), self.home.secret()
-        )
-        self.site.admit(study, permit, roster, worker)
-        self.permits[digest] = permit
+        # Its steward has telephoned everybody.
+        permit = propose(study, roster, self.name, now(), roster.sites).signed(self.site.identity)
+        await self.take_up(study, permit, roster)
         return await said(
             self.port, self.credentials, {"call": "approve", "study": digest, "permit": permit.model_dump_json()}
         )
+
+    async def take_up(self, study: Study, permit: Permit, roster: Roster) -> None:
+        """Answer a study from now on."""
+        data = await asyncio.to_thread(freeze, self.data(self.name), None, study, self.name)
+        self.site.admit(study, permit, roster, LocalWorker(study, data, self.home.secret()))
+        self.permits[study.digest()] = permit
 
     async def _keep(self) -> None:
         while True:
@@ -197,7 +203,7 @@ class Client:
         await self._call.write(
             Frame(
                 hello=Hello(
-                    protocol=link.PROTOCOL,
+                    protocol=PROTOCOL,
                     software=__version__,
                     session=self.session,
                     open=self.end.progress(),

@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from json import dumps as dump_json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 from pydantic import ValidationError
 
-from unisono.cli.board import fingerprint, online_cell, readiness_cells, until_cell
+from unisono.cli import backup, coordinator_authority
+from unisono.cli.board import READINESS, fingerprint, online_cell, readiness_cells, until_cell
 from unisono.cli.console import errors
 from unisono.cli.console import out as console
+from unisono.cli.coordinator_place import (
+    HOME,
+    HomeOption,
+    coordinator,
+    host_port,
+    is_coordinator,
+    is_everywhere,
+    joined,
+    operator,
+)
 from unisono.cli.shown import need_network, say, show_table, utc_now
-from unisono.cli.site_network import ProxyOption
+from unisono.cli.site_network import MetricsOption, ProxyOption
+from unisono.cli.teller import Teller
 from unisono.errors import NetworkError, UnisonoError
 
-if TYPE_CHECKING:
-    from unisono.network.coordinator.home import CoordinatorHome
-    from unisono.network.researcher import Client, PersonFolder
-
-OPERATOR = "operator"
-"""The member that `init` makes, and its folder within the coordinator's."""
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]+):([1-9][0-9]{0,4})")
 _LOOPBACK = ("localhost", "127.0.0.1")
+_EVENTS = {
+    "monitoring": "  metrics and health on http://{address}/metrics, /healthz and /readyz",
+    "stopping": "stopping; studies under way: {studies} (they go on at the next start; Ctrl-C again ends it at once)",
+    "server-renewed": "the server's certificate is another one, until {expires}",
+    "server-not-renewed": "the server's certificate could not be renewed: {what}",
+    "server-expires": "the server's certificate ends on {expires}, and the authority's key is elsewhere: unisono coordinator pending",
+    "authority-expires": "the certificate authority ends on {expires}: every member must join a new one before then",
+}
+"""What `serve` prints of the log."""
 
 app = typer.Typer(help="The coordinator: it runs studies, and sees only sums.", no_args_is_help=True)
-HomeOption = Annotated[
-    Path,
-    typer.Option(
-        "--home",
-        envvar="UNISONO_COORDINATOR_HOME",
-        help="The coordinator's folder; or the folder of an operator who joined from elsewhere.",
-    ),
-]
-HOME = Path("~/.unisono/coordinator")
+coordinator_authority.add_to(app)
+backup.add_to_coordinator(app)
 
 
 @app.command("init")
@@ -58,6 +61,10 @@ def init(
     heartbeat: Annotated[
         float, typer.Option("--heartbeat", help="Seconds between signs of life; below the idle time-out of proxies.")
     ] = 15.0,
+    authority: Annotated[
+        Path | None,
+        typer.Option("--authority-elsewhere", help="The ca.pem of an authority whose key is on another machine."),
+    ] = None,
 ) -> None:
     """Make a coordinator: the certificate authority, the server's certificate, the settings, and an operator.
 
@@ -65,16 +72,18 @@ def init(
     """
     need_network()
     from unisono.network import pki
+    from unisono.network.authority import Authority
+    from unisono.network.coordinator import operator as first_operator
     from unisono.network.coordinator.home import CoordinatorHome, Settings
 
-    host, port = _host_port(address)
-    here, here_port = _host_port(listen) if listen is not None else ("127.0.0.1", port)
-    more = () if _is_everywhere(here) else (here,)
+    host, port = host_port(address)
+    here, here_port = host_port(listen) if listen is not None else ("127.0.0.1", port)
+    more = () if is_everywhere(here) else (here,)
     hosts = tuple(dict.fromkeys((host, *more, *_LOOPBACK)))
     try:
         settings = Settings(
             name=name,
-            listen=_joined(here, here_port),
+            listen=joined(here, here_port),
             hosts=hosts,
             address=address,
             heartbeat_s=heartbeat,
@@ -88,13 +97,20 @@ def init(
             remedy="See: unisono coordinator init --help.",
         ) from error
     now = utc_now()
-    home = CoordinatorHome.create(folder.expanduser(), settings, now=now)
-    _make_operator(home, _joined("127.0.0.1" if _is_everywhere(here) else here, here_port), now)
+    elsewhere = None if authority is None else Authority(pki.certificate_of(pki.read_file(authority.expanduser())))
+    home = CoordinatorHome.create(folder.expanduser(), settings, now=now, authority=elsewhere)
+    first_operator.make(home, joined("127.0.0.1" if is_everywhere(here) else here, here_port), now)
     say(f"coordinator {name!r} in {folder}", good=True)
     console.print(f"  members reach it at  {address}; it listens on {settings.listen}", markup=False)
     console.print(f"  the authority        {pki.grouped(home.authority().fingerprint)}", markup=False, soft_wrap=True)
     if here in _LOOPBACK and host not in _LOOPBACK:
         console.print("  It can be reached from this machine alone: --listen says otherwise.", markup=False)
+    if elsewhere is not None:
+        console.print("Its certificate must be made where the authority's key is:", markup=False)
+        console.print(
+            f"  unisono coordinator pending --out requests.json --home {folder}", markup=False, soft_wrap=True
+        )
+        return
     console.print(
         f"Keep a copy of {home.path / 'ca.key'} apart; whoever has it can let anybody in. Then:", markup=False
     )
@@ -102,57 +118,25 @@ def init(
     console.print(f"  unisono coordinator invite NAME --role site --home {folder}", markup=False, soft_wrap=True)
 
 
-def _make_operator(home: CoordinatorHome, address: str, now: datetime) -> None:
-    """The first operator: of this machine, with credentials within the coordinator's folder."""
-    from unisono.network import pki
-    from unisono.network.agent.folder import Settings
-    from unisono.network.enrolment.members import Members
-    from unisono.network.pki import Credentials
-
-    folder, authority, key = _operator_of(home.path), home.authority(), pki.make_key()
-    folder.make()
-    certificate = authority.issue(key.public_key(), "operator", OPERATOR, now=now)
-    members = Members(home.members)
-    try:
-        members.add("operator", OPERATOR, folder.identity().public, certificate, now)
-    finally:
-        members.close()
-    Credentials(pki.private_pem(key), pki.pem(certificate), authority.ca_pem).save(folder.tls)
-    folder.keep(Settings(name=OPERATOR, address=address, ca_fingerprint=authority.fingerprint))
-
-
 @app.command("serve")
-def serve(home: HomeOption = HOME) -> None:
-    """Serve until Ctrl-C or SIGTERM; what was running goes on at the next start. The log is log.jsonl in the folder.
+def serve(home: HomeOption = HOME, metrics: MetricsOption = "") -> None:
+    """Serve until Ctrl-C or SIGTERM; what was running goes on at the next start. It ends in order, within 30 seconds; at a second
+    signal at once. The log is log.jsonl in the folder.
 
-    [bold]Example[/]: unisono coordinator serve --home /var/lib/unisono
+    [bold]Example[/]: unisono coordinator serve --home /var/lib/unisono --metrics 127.0.0.1:9464
     """
     need_network()
     from unisono.network.coordinator.service import serve as serve_coordinator
 
-    found = _home(home)
-    host, _ = _host_port(found.settings().listen)
-    _renew_own(found, utc_now())
+    found = coordinator(home)
+    host, _ = host_port(found.settings().listen)
 
     def ready(port: int) -> None:
-        say(f"listening on {_joined(host, port)}", good=True)
+        say(f"listening on {joined(host, port)}", good=True)
         console.print(f"  what happens is in {found.log}", markup=False, soft_wrap=True)
 
-    asyncio.run(serve_coordinator(found, ready))
+    asyncio.run(serve_coordinator(found, ready, metrics=metrics, listener=Teller(_EVENTS)))
     console.print("stopped; what was running goes on at the next start", markup=False)
-
-
-def _renew_own(home: CoordinatorHome, now: datetime) -> None:
-    """The server's own certificate, where the authority's key is here: in the last third of its life, another one."""
-    from unisono.network import pki
-    from unisono.network.pki import Credentials
-
-    credentials, authority = home.credentials(), home.authority()
-    certificate = pki.certificate_of(credentials.chain_pem)
-    if authority.can_issue and pki.expires_soon(certificate, now):
-        renewed = authority.renewed(certificate, now=now)
-        Credentials(credentials.key_pem, pki.pem(renewed), credentials.ca_pem).save(home.path)
-        say(f"the server's certificate was renewed, until {renewed.not_valid_after_utc:%Y-%m-%d}", good=True)
 
 
 @app.command("join")
@@ -193,17 +177,17 @@ def invite(
     from unisono.network.enrolment.token import Token
 
     path = home.expanduser()
-    if _is_coordinator(path):
-        found, settings = _home(home), _home(home).settings()
+    if is_coordinator(path):
+        found, settings = coordinator(home), coordinator(home).settings()
         invitations = Invitations(found.invitations)
-        address = settings.address or _joined(settings.hosts[0], _host_port(settings.listen)[1])
+        address = settings.address or joined(settings.hosts[0], host_port(settings.listen)[1])
         try:
             made = invitations.invite(found.authority(), address, cast(Any, role), name, now=utc_now(), days=days)
         finally:
             invitations.close()
         text = made.encode()
     else:
-        with _operator(home) as client:
+        with operator(home) as client:
             text = str(client.call("invite", role=role, name=name, days=days)["token"])
     expires = Token.decode(text, utc_now()).peer.not_after
     file = path / "tokens" / f"{name}.token"
@@ -260,10 +244,10 @@ def revoke(
     if not yes:
         typer.confirm(f"Revoke {named}?", abort=True)
     if online is not None:
-        with _operator(home) as client:
+        with operator(home) as client:
             marks = client.call("revoke", who=named)["revoked"]
     else:
-        store = Members(_home(home).members)
+        store = Members(coordinator(home).members)
         try:
             marks = store.revoke(named, utc_now())
         finally:
@@ -276,19 +260,25 @@ def revoke(
 
 
 @app.command("readiness")
-def readiness(home: HomeOption = HOME) -> None:
-    """Show all sites on one board: who is there, with which software, and what their machines have.
+def readiness(
+    home: HomeOption = HOME,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, for a program.")] = False,
+) -> None:
+    """Show all sites on one board: who is there or was last, certificates, clocks, machines, preflight, software, methods.
 
     [bold]Example[/]: unisono coordinator readiness --home /var/lib/unisono
     """
     need_network()
-    with _operator(home) as client:
+    with operator(home) as client:
         sites = client.call("readiness")["sites"]
+    if json:
+        typer.echo(dump_json({"sites": sites}, indent=2))
+        return
     if not sites:
         console.print("No site has joined yet: unisono coordinator invite NAME --role site", markup=False)
         return
     rows = [(name, *readiness_cells(found)) for name, found in sorted(sites.items())]
-    show_table(("site", "online", "processors", "disk free", "studies", "software", "methods"), rows)
+    show_table(READINESS, rows, whole=("site", "certificate"))
 
 
 # -- who, and where -----------------------------------------------------------------------------------------------------
@@ -298,16 +288,16 @@ def _who_is_there(home: Path) -> tuple[dict[str, Any], set[str] | None]:
     """Members and invitations, as the call ``members`` gives them, and which sites are online; None if the coordinator of this
     folder is not serving: then from its files."""
     try:
-        with _operator(home) as client:
+        with operator(home) as client:
             return client.call("members"), set(client.call("sites")["online"])
     except UnisonoError as error:
-        if error.rule != "unreachable" or not _is_coordinator(home.expanduser()):
+        if error.rule != "unreachable" or not is_coordinator(home.expanduser()):
             raise
     from unisono.network.coordinator.calls import member_tree
     from unisono.network.enrolment.invitations import Invitations
     from unisono.network.enrolment.members import Members
 
-    found = _home(home)
+    found = coordinator(home)
     store, waiting = Members(found.members), Invitations(found.invitations)
     try:
         listed = [member_tree(member) for member in store.all()]
@@ -317,62 +307,3 @@ def _who_is_there(home: Path) -> tuple[dict[str, Any], set[str] | None]:
         waiting.close()
     entries = [{"id": i.id, "role": i.role, "name": i.name, "expires": i.expires.isoformat()} for i in invited]
     return {"members": listed, "invitations": entries}, None
-
-
-@contextmanager
-def _operator(home: Path) -> Iterator[Client]:
-    """A client that calls as the operator of a folder."""
-    from unisono.network.researcher import Client, PersonFolder
-
-    path = home.expanduser()
-    folder = _operator_of(path) if _is_coordinator(path) else PersonFolder(path, "operator")
-    with Client(folder) as client:
-        client.renew_if_due(utc_now())
-        yield client
-
-
-def _operator_of(coordinator: Path) -> PersonFolder:
-    from unisono.network.researcher import PersonFolder
-
-    return PersonFolder(coordinator / OPERATOR, "operator")
-
-
-def _is_coordinator(path: Path) -> bool:
-    """A coordinator's folder, not that of an operator who joined from elsewhere (both hold ``coordinator.json``)."""
-    return (path / "tls.pem").exists()
-
-
-def _home(home: Path) -> CoordinatorHome:
-    from unisono.network.coordinator.home import CoordinatorHome
-
-    found = CoordinatorHome(home.expanduser())
-    if not _is_coordinator(found.path):
-        raise NetworkError(
-            f"{home} is not a coordinator's folder.",
-            rule="coordinator-folder",
-            remedy="Name it with --home, or make one with: unisono coordinator init.",
-        )
-    return found
-
-
-def _host_port(address: str) -> tuple[str, int]:
-    """Host (an IPv6 address without its brackets) and port. `NetworkError` if it is not host:port."""
-    found = _ADDRESS.fullmatch(address)
-    if found is None or int(found[2]) > 65535:
-        raise NetworkError(
-            f"{address[:80]!r} is no address of a coordinator.",
-            rule="coordinator-address",
-            remedy="Write host:port, for example unisono.example.org:443.",
-        )
-    return found[1].strip("[]"), int(found[2])
-
-
-def _is_everywhere(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_NOUNS = ("study", "site", "coordinator", "simulate")
+_NOUNS = ("study", "site", "coordinator", "authority", "simulate")
 _VERBS = ("demo", "run", "report", "verify", "methods")
 _registered: set[str] = set()
 

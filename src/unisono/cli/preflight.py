@@ -39,6 +39,8 @@ def preflight(
 ) -> None:
     """Check name, proxy, TLS, the coordinator, bandwidth, idle time-outs and this machine before joining. The token stays unused.
 
+    After joining, it goes to the operator's board (unisono coordinator readiness) with the agent's next connection.
+
     [bold]Example[/]: unisono site preflight coordinator.example.org:443 --json preflight.json
     """
     try:
@@ -82,5 +84,9 @@ def preflight(
     out.print(Text(*_SAID[report.status]))
     if json is not None:
         report.save(json)
+    if (
+        folder / "coordinator.json"
+    ).exists():  # a member: its operator's board shows the verdict from the next connection on
+        report.save(folder / "preflight.json")
     if report.status == "fail":
         raise typer.Exit(1)

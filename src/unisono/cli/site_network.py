@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unisono.cli.console import out as console
 from unisono.cli.shown import need_network, say, show_table
-from unisono.errors import EnrolmentError
+from unisono.cli.teller import Teller
 
 if TYPE_CHECKING:
     from unisono.network.agent.folder import AgentFolder
@@ -30,6 +29,10 @@ Why = Annotated[str, typer.Option("--why", help="A reason; the researcher reads 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask: for scripts.")]
 ProxyOption = Annotated[
     str | None, typer.Option("--proxy", help="HTTP CONNECT proxy: http://[user:password@]host:port.")
+]
+
+MetricsOption = Annotated[
+    str, typer.Option("--metrics", help="Show metrics and health on this address of loopback: 127.0.0.1:9464.")
 ]
 
 data_app = typer.Typer(help="The hospital's data, by name.", no_args_is_help=True)
@@ -79,32 +82,25 @@ def join(
     console.print(f"  unisono site serve --home {home}", markup=False)
 
 
-def serve(home: HomeOption = HOME, proxy: ProxyOption = None) -> None:
-    """Be the site's agent: dial the coordinator, and answer the studies that the data steward approved. Ctrl-C ends it.
+def serve(home: HomeOption = HOME, proxy: ProxyOption = None, metrics: MetricsOption = "") -> None:
+    """Be the site's agent: dial the coordinator, and answer the studies that the data steward approved. Ctrl-C or SIGTERM ends it
+    in order, within 30 seconds; a second one at once.
 
-    [bold]Example[/]: unisono site serve --home /var/lib/unisono
+    [bold]Example[/]: unisono site serve --home /var/lib/unisono --metrics 127.0.0.1:9464
     """
     folder = _folder(home)
     from unisono.network.agent.folder import proxy_of
-    from unisono.network.agent.serve import Options
+    from unisono.network.agent.serve import Options, serve_until_signalled
 
-    options = Options(listener=_Teller(), proxy=None if proxy is None else proxy_of(proxy))
-    asyncio.run(_served(folder, options))
-
-
-async def _served(folder: AgentFolder, options: Any) -> None:
-    from unisono.network.agent.serve import serve as serve_site
-
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve_site(folder, stop, options)
+    through = None if proxy is None else proxy_of(proxy)
+    asyncio.run(serve_until_signalled(folder, Options(listener=Teller(_EVENTS), proxy=through, metrics=metrics)))
 
 
 _EVENTS = {
     "started": "{site} dials {coordinator}",
     "connected": "connected",
     "disconnected": "the connection ended",
+    "clock-wrong": "{what} {remedy}",
     "unreachable": "{what} (tried again)",
     "roster": "the federation has {sites} hospitals, word-code {words}",
     "offered": "a new study waits for the data steward: unisono site show {id}",
@@ -115,21 +111,10 @@ _EVENTS = {
     "result": "{id}: results came",
     "renewed": "the certificate was renewed, until {expires}",
     "not-renewed": "the certificate could not be renewed: {what}",
+    "monitoring": "metrics and health on http://{address}/metrics, /healthz and /readyz",
+    "stopping": "stopping; answers under way: {answers} (waited for {within_s:g} s at most; Ctrl-C again ends it at once)",
     "stopped-serving": "stopped",
 }
-
-
-class _Teller:
-    """Prints the agent's events; the same trouble again and again only once."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        line = _EVENTS[event].format(**facts) if event in _EVENTS else ""
-        if line and line != self._last:
-            self._last = line
-            console.print(line, markup=False)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -183,7 +168,7 @@ def studies(home: HomeOption = HOME) -> None:
 
     [bold]Example[/]: unisono site studies
     """
-    with _desk(home) as desk:
+    with desk_of(home) as desk:
         entries = desk.inbox.all()
         status = desk.status()
         roster = desk.folder.roster()
@@ -192,6 +177,8 @@ def studies(home: HomeOption = HOME) -> None:
     elif not status["connected"]:
         trouble = status["trouble"]
         console.print(f"The agent serves, without a connection. {trouble['what'] if trouble else ''}", markup=False)
+    if status is not None and (clock := status.get("clock")):
+        console.print(f"{clock['what']} {clock['remedy']}", markup=False)
     if roster is not None:
         from unisono.network.wordcode import word_code
 
@@ -221,7 +208,7 @@ def show(study: StudyName, data: DataOption = None, home: HomeOption = HOME) -> 
 
     [bold]Example[/]: unisono site show als-survival
     """
-    with _desk(home) as desk:
+    with desk_of(home) as desk:
         from unisono.network.agent.sheet import render
         from unisono.site.agent import utc_now
 
@@ -238,7 +225,7 @@ def approve(study: StudyName, data: DataOption = None, yes: Yes = False, home: H
 
     [bold]Example[/]: unisono site approve als-survival
     """
-    with _desk(home) as desk:
+    with desk_of(home) as desk:
         from unisono.site.agent import utc_now
 
         sheet = desk.sheet(study, data, utc_now())
@@ -246,6 +233,8 @@ def approve(study: StudyName, data: DataOption = None, yes: Yes = False, home: H
         console.print(f"{sheet.entry.id}: {sheet.entry.study().question}", markup=False)
         console.print(f"  asked by {sheet.entry.researcher}, over {sites}", markup=False)
         console.print(f"  word-code  {sheet.words}", markup=False)
+        console.print(f"  {sheet.counted.sentence()}", markup=False)
+        sheet.counted.check(sheet.entry.id)
         if not yes:
             typer.confirm("Do the other hospitals see the same word-code, and may this site's part leave?", abort=True)
         done = desk.approve(sheet, utc_now())
@@ -257,7 +246,7 @@ def refuse(study: StudyName, why: Why = "", home: HomeOption = HOME) -> None:
 
     [bold]Example[/]: unisono site refuse als-survival --why "no legal basis here"
     """
-    with _desk(home) as desk:
+    with desk_of(home) as desk:
         from unisono.site.agent import utc_now
 
         entry, done = desk.refuse(study, why, utc_now())
@@ -269,7 +258,7 @@ def withdraw(study: StudyName, why: Why = "", yes: Yes = False, home: HomeOption
 
     [bold]Example[/]: unisono site withdraw als-survival --why "consent was revoked"
     """
-    with _desk(home) as desk:
+    with desk_of(home) as desk:
         from unisono.site.agent import utc_now
 
         if not yes:
@@ -280,27 +269,35 @@ def withdraw(study: StudyName, why: Why = "", yes: Yes = False, home: HomeOption
 
 
 def verify(
-    site: Annotated[str, typer.Argument(help="The other hospital.")],
-    study: Annotated[str, typer.Option("--study", help="The study in whose list its key was compared.")],
+    sites: Annotated[list[str], typer.Argument(help="The other hospitals.")],
+    study: Annotated[str, typer.Option("--study", help="The study in whose list their keys were compared.")],
     how: Annotated[str, typer.Option("--how", help="How, for example: read aloud by telephone.")],
+    words: Annotated[
+        str | None, typer.Option("--words", help="The word-code that they read out to you; it is compared here.")
+    ] = None,
+    yes: Yes = False,
     home: HomeOption = HOME,
 ) -> None:
-    """Mark another hospital's key as verified out of band: its fingerprint was compared with that hospital itself.
+    """Mark other hospitals' keys as verified out of band: word-code or fingerprint were compared with the hospitals themselves.
 
-    [bold]Example[/]: unisono site verify turin --study als-survival --how "telephone, Dr Bianchi"
+    Only verified hospitals count toward a study's min_sites, and the permit names them. Whoever tells you the words must be those
+    hospitals, reached in a way that the coordinator cannot change: a telephone number that you knew before.
+
+    [bold]Example[/]: unisono site verify turin leiden --study als-survival --how "telephone, Dr Bianchi and Dr de Vries"
     """
-    with _desk(home) as desk:
+    with desk_of(home) as desk:
         from unisono.site.agent import utc_now
 
-        roster = desk.inbox.find(study).sites()
-        if site not in roster:
-            raise EnrolmentError(
-                f"There is no {site[:64]!r} in the list of that study.",
-                rule="known-sites",
-                remedy=f"Its hospitals are {', '.join(roster.sites)}.",
-            )
-        desk.verified().mark(site, roster[site], how, getpass.getuser(), utc_now())
-    say(f"{site} is verified: {roster.fingerprint(site)}", good=True)
+        if words is None and not yes:
+            sheet = desk.sheet(study, None, utc_now())
+            console.print(f"  word-code  {sheet.words}", markup=False)
+            for site in sites:
+                if site in sheet.roster:
+                    console.print(f"  {site}  {sheet.roster.fingerprint(site)}", markup=False)
+            typer.confirm("Did each of them read out this word-code, or its own fingerprint, to you?", abort=True)
+        roster = desk.verify(sites, study, how, getpass.getuser(), utc_now(), words)
+    for site in sites:
+        say(f"{site} is verified: {roster.fingerprint(site)}", good=True)
 
 
 # -- small things -----------------------------------------------------------------------------------------------------
@@ -315,7 +312,8 @@ def _folder(home: Path) -> AgentFolder:
 
 
 @contextmanager
-def _desk(home: Path) -> Iterator[Desk]:
+def desk_of(home: Path) -> Iterator[Desk]:
+    """The steward's commands over a site's folder."""
     folder = _folder(home)
     from unisono.network.agent.steward import Desk
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from unisono.cli.console import out as console
 from unisono.cli.shown import need_network, say, show_table, utc_now
 from unisono.cli.site_network import ProxyOption
-from unisono.cli.study_watch import WatchView, clean, when
+from unisono.cli.study_watch import WatchView, clean, say_late, when
 from unisono.errors import StudyError, UnisonoError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def status(
 
 
 def watch(study: StudyName, home: HomeOption = HOME) -> None:
-    """Watch a study until it is over: sites online, analysis, step, who is late, bytes. Ctrl-C stops watching, not the study.
+    """Watch a study until it is over: sites online, step, who is late, bytes, time left. Ctrl-C stops watching, not the study.
 
     [bold]Example[/]: unisono study watch als-survival
     """
@@ -240,8 +240,7 @@ def _document(content: Any) -> dict[str, Any]:
 
 
 def _said(found: dict[str, Any]) -> str:
-    late = ", ".join(found["waiting_for"])
-    return f"{found['state']}{f' for {late}' if late else ''}"
+    return f"{found['state']}; {say_late(found, utc_now())}" if found["waiting_for"] else str(found["state"])
 
 
 def _approved(found: dict[str, Any]) -> str:

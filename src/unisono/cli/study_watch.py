@@ -1,8 +1,9 @@
-"""What `unisono study watch` shows: sites, the step that is asked, who is late, bytes. It moves on a terminal; elsewhere it prints a
+"""What `unisono study watch` shows: sites, the step that is asked, who is late, bytes, time left. It moves on a terminal; elsewhere it prints a
 line for everything that changes."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from unisono.cli.shown import say, table_of
+from unisono.cli.shown import say, table_of, utc_now
 from unisono.methods.wording import say_list
 from unisono.network.agent.text import plain
 
@@ -79,8 +80,12 @@ class WatchView:
         parts: list[RenderableType] = [head, Text(f"{state['study']}, by {state['researcher']}", style="dim"), table]
         if (progress := state["progress"]) is not None:
             parts.append(Text(say_progress(progress)))
+        if state.get("queued"):
+            parts.append(
+                Text("ready; other studies are being answered, and it has its turn after them", style="yellow")
+            )
         if state["waiting_for"]:
-            parts.append(Text(f"waiting for {say_list(state['waiting_for'])}", style="yellow"))
+            parts.append(Text(say_late(state, utc_now()), style="yellow"))
         return Group(*parts)
 
     def _changes(self, state: dict[str, Any], event: dict[str, Any]) -> None:
@@ -88,6 +93,8 @@ class WatchView:
         before = self._before
         if before.get("state") != state["state"]:
             say(f"{state['id']}: {state['state']} {state['why']}".rstrip(), good=state["state"] == "finished")
+            if state["state"] == "waiting" and state["waiting_for"]:
+                say(say_late(state, utc_now()))
         for name, site in sorted(state["sites"].items()):
             known = before.get("sites", {}).get(name)
             if known is not None and known["online"] != site["online"]:
@@ -117,7 +124,33 @@ def say_progress(progress: dict[str, Any]) -> str:
     """Where a run is, in a line."""
     step = f", step {progress['step'] + 1}: {progress['name']}" if progress["step"] >= 0 else ""
     where = f"{progress['analysis']}{step}" if progress["analysis"] else "beginning"
-    return f"{where}; {progress['opened']} sums opened"
+    return f"{where}; {progress['opened']} sums opened{say_left(progress)}"
+
+
+def say_left(progress: dict[str, Any]) -> str:
+    """How long it may take yet, from the steps so far: the sums that it may ask at most; a fit that converges needs fewer."""
+    each, left = progress.get("seconds_a_sum"), progress.get("sums_left")
+    if not isinstance(each, int | float) or not isinstance(left, int) or not left:
+        return ""
+    return f", at most {left} to come: {span(each * left)} at {span(each)} each"
+
+
+def say_late(state: dict[str, Any], now: datetime) -> str:
+    """Who is waited for, and for how long yet."""
+    words = f"waiting for {say_list(state['waiting_for'])}"
+    try:
+        left = (datetime.fromisoformat(state.get("until") or "") - now).total_seconds()
+    except (TypeError, ValueError):
+        return words
+    return f"{words}, {span(max(left, 0.0))} more (until {when(state['until'])} UTC)"
+
+
+def span(seconds: float) -> str:
+    """A time for a reader: 0.4 s, 12 s, 3 min, 5 h, 12 d."""
+    for size, unit in ((86_400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def megabytes(count: int) -> str:

@@ -85,6 +85,11 @@ def play(out: Path, shown: Listener, said: Listener) -> str:
             _heard(stage, service, "connected")
         said("", "Every hospital has dialled the coordinator. Nothing listens in a hospital.")
         watch = _ask(stage, hospitals, said)
+        _verify(stage, hospitals)
+        said(
+            "",
+            "The stewards have read the word-code to each other by telephone: no hospital was invented, no key exchanged.",
+        )
         stage.together(
             partial(stage.run, name, "site", "approve", STUDY, "--yes", "--home", name) for name in hospitals
         )
@@ -176,6 +181,19 @@ def _ask(stage: Stage, hospitals: dict[str, Service], said: Listener) -> Service
         said(first, line)
     _heard(stage, watch, STUDY)
     return watch
+
+
+def _verify(stage: Stage, hospitals: dict[str, Service]) -> None:
+    """A call among all stewards: each reads out the word-code on its own screen, and each compares what the next one reads."""
+    seen = f"has {len(hospitals)} hospitals, word-code "
+    names = list(hospitals)
+    for service in hospitals.values():
+        _heard(stage, service, seen)
+    for name, reader in zip(names, [*names[1:], names[0]], strict=True):
+        words = hospitals[reader].line(seen).split(seen)[1]
+        others = [other for other in names if other != name]
+        told = ("--study", STUDY, "--how", "a call of all stewards", "--words", words)
+        stage.run(name, "site", "verify", *others, *told, "--home", name)
 
 
 def _shortened(sheet: list[str], who: str) -> list[str]:

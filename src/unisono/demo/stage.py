@@ -36,6 +36,7 @@ class Service:
         self.who = who
         self._heard = heard
         self._said: list[str] = []
+        self._asked = False
         self._news = threading.Condition()
         self._log = log
         self.process = subprocess.Popen(  # noqa: S603  (our own command)
@@ -63,6 +64,11 @@ class Service:
                 self._news.wait(left)
         return True
 
+    def line(self, text: str) -> str:
+        """The last line so far with this text; empty if there is none."""
+        with self._news:
+            return next((line.rstrip("\n") for line in reversed(self._said) if text in line), "")
+
     def wait(self, seconds: float) -> int:
         """The exit code. `NetworkError` if it takes too long."""
         try:
@@ -77,12 +83,17 @@ class Service:
         self.process.kill()
         self.process.wait()
 
+    def ask(self) -> None:
+        """SIGTERM, once: a second one would end a service in the middle of its leave."""
+        if not self._asked and self.process.poll() is None:
+            self._asked = True
+            self.process.terminate()
+
     def end(self) -> None:
         """SIGTERM, patience, then SIGKILL to whatever is left of its session."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(_END_S)
+        self.ask()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_S)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -195,8 +206,7 @@ class Stage:
         for process in running:
             _sweep(process)
         for service in services:
-            if service.process.poll() is None:
-                service.process.terminate()  # all at once: they take leave beside each other
+            service.ask()  # all at once: they take leave beside each other
         for service in services:
             service.end()
 

@@ -37,11 +37,12 @@ def anything(run: str, study: str) -> None:
 @dataclass(frozen=True)
 class Place:
     """Where an analysis is answered: the run's folder, whose journals are ``<folder>/<analysis>/journal.db``; over which
-    sites; with which packages on which machine."""
+    sites; with which packages on which machine; how a run that begins is named."""
 
     folder: Path
     roster: Roster
     environment: Mapping[str, str] = field(default_factory=environment)
+    name: Callable[[], str] = lambda: secrets.token_hex(16)
 
 
 async def answer_analysis(
@@ -84,7 +85,7 @@ def _begin(study: Study, analysis: str, place: Place, journal: Journal, check_da
     here = {"study": study.digest(), "analysis": analysis, "roster": dict(place.roster.to_tree())}
     found = journal.last("start")
     if found is None:
-        found = journal.write("start", {"run": secrets.token_hex(16), "environment": dict(place.environment), **here})
+        found = journal.write("start", {"run": place.name(), "environment": dict(place.environment), **here})
     assert found.body is not None  # the journal would be damaged
     start = found.body
     changed = [what for what, value in here.items() if start[what] != value]

@@ -48,6 +48,15 @@ class Circle:
             raise ValueError("the sites are not sorted, or one is there twice")
 
 
+class Arguments(list[Tree]):
+    """Broadcast arguments, which may be a whole model: digested once for all that is derived from one ask."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of their tree, hexadecimal."""
+        return digest(list(self))
+
+
 @dataclass(frozen=True)
 class Ask:
     """One federated operation over `sites` (sorted), in program order.
@@ -78,16 +87,23 @@ class Ask:
     receipt: str = ""
     partial: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.arguments, Arguments):
+            object.__setattr__(self, "arguments", Arguments(self.arguments))
+
+    def _digest(self) -> str:
+        assert isinstance(self.arguments, Arguments)
+        return digest({"protocol": PROTOCOL, **self.to_tree(), "arguments": self.arguments.digest})
+
     @cached_property
     def digest(self) -> str:
         """Of everything: what masks and signatures are bound to."""
-        return digest({"protocol": PROTOCOL, **self.to_tree()})
+        return self._digest()
 
     @cached_property
     def question(self) -> str:
         """Digest of what is asked, whoever takes part and however often it is tried: a step has one question, for ever."""
-        same = replace(self, run="", attempt=0, epoch=0, sites=(), hide="")
-        return digest({"protocol": PROTOCOL, **same.to_tree()})
+        return replace(self, run="", attempt=0, epoch=0, sites=(), hide="")._digest()
 
     @property
     def key(self) -> tuple[str, str, int, int]:

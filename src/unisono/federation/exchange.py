@@ -194,6 +194,16 @@ class Close:
 Message = Commit | Advertise | Share | Mask | Agree | Reveal | Deliver | Plain | Tell | Close
 
 
+def run_of(message: Message) -> str:
+    """The name of the run that a message belongs to."""
+    match message:
+        case Commit() | Advertise() | Share():
+            return message.circle.run
+        case Mask() | Plain() | Tell():
+            return message.ask.run
+    return message.key[0]
+
+
 class LinkLost(Exception):
     """The site's link went down before its answer came."""
 

@@ -246,6 +246,7 @@ class Federation:
             },
             epoch=ask.epoch,
             step=ask.step,
+            soon=True,  # the next attempt is written before any site is told that this step is over; until then it can be asked again
         )
         self.journal.forget_pending(self.epoch, ask.step)
         # The news rides along with the next question, or is sent at the end.
@@ -257,6 +258,7 @@ class Federation:
         """The analysis is answered: tell the sites that the last step is over. Losing this message loses nothing."""
         key, self._round.closes = self._round.closes, None
         if key is not None:
+            self.journal.flush()
             await self._send(self.sites, Close(key))
 
     @contextmanager

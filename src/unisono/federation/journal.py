@@ -2,7 +2,7 @@
 
 A killed run is replayed against it: the method's coordinator half runs again from its start (or its last snapshot), every
 step that was opened is answered from here and never asked again, and the run goes on where it stopped. One SQLite file;
-no clock, so that the same run gives the same bytes in every record.
+large records' bodies in files beside it; no clock, so that the same run gives the same bytes in every record.
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unisono.errors import JournalError
-from unisono.federation.storage import begun, damaged, storage
-from unisono.federation.tree import Tree, digest, pack, unpack
+from unisono.federation.bulk import LARGE, Bulk
+from unisono.federation.storage import begun, damaged, is_new, storage
+from unisono.federation.tree import Tree, digest, parts, unpack
 
 __all__ = ["Journal", "Record", "storage"]
 
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
     body BLOB, body_digest TEXT NOT NULL, hash TEXT NOT NULL)
 """
+_IN_FILE = b"in a file"
+"""Stands in a row for a body that lies beside it. A packed tree begins otherwise."""
 _AT_ONCE = 500
 _PATIENCE_S = 1.0
 """How long another process may hold the file before the user is told."""
@@ -89,6 +94,7 @@ class Journal:
         self.path = path
         self._read_only = read_only
         self._places = _Places()
+        self._bulk = Bulk(path, "journal")
         with storage(path, "journal"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE_S)
@@ -98,7 +104,10 @@ class Journal:
                 self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-                self._db.execute(_SCHEMA)
+            if is_new(self._db, path, "journal", _VERSION):
+                with storage(path, "journal"):
+                    self._db.execute(_SCHEMA)
+                    self._db.execute(f"PRAGMA user_version={_VERSION}")
             self.digest, first = self._verify()
             begun(path, first, "journal", empty=self._places.number == 0)
         except BaseException:
@@ -109,8 +118,10 @@ class Journal:
         """Close the file; the journal can be opened again."""
         self._db.close()
 
-    def write(self, kind: str, body: Mapping[str, Tree], *, epoch: int = 0, step: int = -1) -> Record:
-        """Append a record; on disk when this returns."""
+    def write(
+        self, kind: str, body: Mapping[str, Tree], *, epoch: int = 0, step: int = -1, soon: bool = False
+    ) -> Record:
+        """Append a record; on disk when this returns. soon: a power cut may take it back until the next record, or `flush`."""
         if self._read_only:
             raise JournalError(
                 f"The journal {self.path} ends before the run does.",
@@ -118,10 +129,15 @@ class Journal:
                 remedy="The run is not finished, or was made with another version of the method; run it to its end first.",
             )
         place = _Place(self._places.number, kind, epoch, step)
-        packed = pack(dict(body))
-        body_digest = hashlib.sha256(packed).hexdigest()
+        pieces = parts(dict(body))
+        body_digest = _sha256(pieces)
         link = _link(self.digest, place, body_digest)
-        with storage(self.path, "journal"):
+        if sum(map(len, pieces)) >= LARGE:
+            self._bulk.write(_file(place.seq), pieces)
+            packed = _IN_FILE
+        else:
+            packed = b"".join(pieces)
+        with storage(self.path, "journal"), self._commits(soon=soon):
             self._db.execute(
                 "INSERT INTO records VALUES (?,?,?,?,?,?,?)",
                 (place.seq, kind, epoch, step, packed, body_digest, link),
@@ -146,6 +162,11 @@ class Journal:
         found = [p for kind in ("opened", "pending") for p in self._places.find(kind, before.epoch, None)]
         self._empty(p for p in found if p.step >= from_step and p.seq < before.seq)
 
+    def flush(self) -> None:
+        """Everything is on disk when this returns."""
+        with storage(self.path, "journal"):
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     def forget_pending(self, epoch: int, step: int) -> None:
         """The accumulated masked sum of a step that was opened is of no more use."""
         self._empty(self._places.find("pending", epoch, step))
@@ -155,32 +176,59 @@ class Journal:
         for at in range(0, len(seqs), _AT_ONCE):
             some = seqs[at : at + _AT_ONCE]
             marks = ",".join("?" * len(some))
-            with storage(self.path, "journal"):
+            with storage(self.path, "journal"), self._commits(soon=True):
                 self._db.execute(f"UPDATE records SET body = NULL WHERE seq IN ({marks})", some)  # noqa: S608
+            self._bulk.drop(map(_file, some))
+
+    @contextmanager
+    def _commits(self, *, soon: bool) -> Iterator[None]:
+        """How far a change goes before it counts as made: as far as the system, or as far as the disk."""
+        if soon:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            if soon:
+                self._db.execute("PRAGMA synchronous=FULL")
 
     def _read(self, place: _Place) -> Record:
         with storage(self.path, "journal"):
             row = self._db.execute("SELECT body FROM records WHERE seq = ?", (place.seq,)).fetchone()
-        body = None if row[0] is None else unpack(row[0])
+        body = None if row[0] is None else unpack(self._body(place.seq, row[0]))
         return Record(place.seq, place.kind, place.epoch, place.step, body)
+
+    def _body(self, seq: int, stored: bytes) -> bytes | memoryview:
+        """What a row stands for."""
+        if stored != _IN_FILE:
+            return stored
+        content = self._bulk.read(_file(seq))
+        if content is None:
+            raise damaged(self.path, "journal", f"the file {_file(seq)} of {self._bulk.folder.name} is missing")
+        return content
 
     def _verify(self) -> tuple[str, str]:
         """Walk the chain; the digests of its last and its first link."""
-        link, first, emptied = digest("unisono journal"), "", []
+        link, first = digest("unisono journal"), ""
+        emptied: list[_Place] = []
+        in_files: list[int] = []
         for row in self._rows():
             if not _typed(row) or row[0] != self._places.number:
                 raise damaged(self.path, "journal", f"record {self._places.number} is missing or unreadable")
             seq, kind, epoch, step, body, body_digest, stored = row
             place = _Place(seq, kind, epoch, step)
+            if body == _IN_FILE:
+                in_files.append(seq)
             if body is None:
                 emptied.append(place)
-            elif hashlib.sha256(body).hexdigest() != body_digest:
+            elif _sha256([self._body(seq, body)]) != body_digest:
                 raise damaged(self.path, "journal", f"record {seq} ({kind}) was altered")
             link = _link(link, place, body_digest)
             if link != stored:
                 raise damaged(self.path, "journal", f"the chain of hashes breaks at record {seq} ({kind})")
             first = first or link
             self._places.add(place)
+        if not self._read_only:
+            self._bulk.keep_only(_file(seq) for seq in in_files)
         for place in emptied:
             if not self._places.may_be_empty(place):
                 raise damaged(self.path, "journal", f"record {place.seq} ({place.kind}) was emptied")
@@ -197,6 +245,17 @@ class Journal:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             # It could be opened: whatever stops the reading now is in its bytes.
             raise damaged(self.path, "journal", "the file is not a readable database") from error
+
+
+def _file(seq: int) -> str:
+    return f"{seq:08d}.body"
+
+
+def _sha256(pieces: Iterable[bytes | memoryview]) -> str:
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _typed(row: tuple[Any, ...]) -> bool:

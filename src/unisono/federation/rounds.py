@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from unisono.errors import ProtocolError
@@ -217,14 +218,10 @@ class Round:
 
     async def plain(self, ask: Ask, codec: Codec, length: int) -> Opened:
         """One message; the coordinator sees every site's part."""
-        parts: dict[str, Words] = {}
-        lost = await self._gather(ask, ask.sites, lambda _: Plain(ask, self.closes), parts.__setitem__)
-        if lost and (not ask.partial or not parts):
-            raise Incomplete(lost)
-        total: Words | None = None
+        total: Words = np.zeros(length, codec.dtype)
         first: dict[str, str] = {}
-        for site in sorted(parts):
-            words = parts[site]
+
+        def collect(site: str, words: Words) -> None:
             if words.shape != (length,) or words.dtype != codec.dtype:
                 raise ProtocolError(
                     f"{site} sent {words.size} words, expected {length}.",
@@ -232,9 +229,12 @@ class Round:
                     remedy="Coordinator and site run different versions of the method; install the same one.",
                 )
             first[site] = first_bytes(words)
-            total = words.copy() if total is None else total.__iadd__(words)
-        assert total is not None
-        return Opened(total, tuple(sorted(parts)), (), first)
+            np.add(total, words, out=total)  # in a ring: the order does not matter
+
+        lost = await self._gather(ask, ask.sites, lambda _: Plain(ask, self.closes), collect)
+        if lost and (not ask.partial or not first):
+            raise Incomplete(lost)
+        return Opened(total, tuple(sorted(first)), (), dict(sorted(first.items())))
 
     def _closed_over(self, ask: Ask) -> tuple[str, ...] | None:
         """The set of an earlier attempt that sites may have signed or unmasked for: another is refused, so it stays this one."""

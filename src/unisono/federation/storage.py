@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -73,6 +74,22 @@ def unwritable(path: Path, what: str, reason: str) -> StorageError:
     )
 
 
+def is_new(db: sqlite3.Connection, path: Path, what: str, version: int) -> bool:
+    """True if nothing was ever written in a SQLite file. `StorageError` (``schema-version``), with the file left as it is, if it
+    was written by a Unisono that keeps it in another form than the one with this number."""
+    with storage(path, what):
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found in (0, version):
+        return bool(found == 0)
+    age = "newer" if found > version else "older"
+    raise StorageError(
+        f"The {what} {path} was written by {'a' if age == 'newer' else 'an'} {age} Unisono: it is of version {found}, and "
+        f"this one reads version {version}.",
+        rule="schema-version",
+        remedy=f"Nothing was changed. Run it with the {age} Unisono, as before; or put back a back-up of this version's.",
+    )
+
+
 def write_whole(path: Path, content: bytes, what: str, *, mode: int = 0o644) -> None:
     """Write a file, on disk when this returns, whole or not at all: a process killed here leaves no half of it.
     `StorageError` if it cannot be written."""
@@ -86,6 +103,23 @@ def write_whole(path: Path, content: bytes, what: str, *, mode: int = 0o644) -> 
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+
+
+def append_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Append to a file: all of it or nothing, also on a disk that has room for half. `OSError` if it cannot be written.
+
+    Opened every time: a log may be moved away meanwhile, by the institution's own rotation."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+    try:
+        before = os.fstat(handle).st_size
+        try:
+            if os.write(handle, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.truncate(handle, before)
+            raise
+    finally:
+        os.close(handle)
 
 
 def begun(path: Path, mark: str, what: str, *, empty: bool) -> None:

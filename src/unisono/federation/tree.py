@@ -77,7 +77,10 @@ def unpack(data: bytes | memoryview) -> Tree:
 
 def digest(tree: Tree) -> str:
     """SHA-256 of the packed tree, hexadecimal."""
-    return hashlib.sha256(pack(tree)).hexdigest()
+    found = hashlib.sha256()
+    for part in parts(tree):
+        found.update(part)
+    return found.hexdigest()
 
 
 def _skeleton(tree: Tree, arrays: list[np.ndarray[Any, Any]]) -> Any:

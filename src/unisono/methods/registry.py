@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from unisono.errors import StudyError
+from unisono.errors import MethodError, StudyError
 from unisono.methods.base import Method, Spec
 from unisono.study.document import Study
 from unisono.study.problems import Problem, from_pydantic
@@ -41,6 +41,12 @@ def method(name: str, *, version: int, spec: type[Spec]) -> Callable[[C], C]:
                 rule="method-names",
                 remedy="Uninstall one of the two packages that provide it.",
             )
+        if missing := getattr(cls, "__abstractmethods__", frozenset()):
+            raise MethodError(
+                f"The method {name!r} does not say what its {' and '.join(sorted(missing))} is.",
+                rule="method-contract",
+                remedy="Write what `unisono.methods.base.Method` asks for; report it to the method's author.",
+            )
         cls.name, cls.version, cls.spec_type = name, version, spec
         _registered[name] = cls
         return cls
@@ -60,6 +66,18 @@ def methods() -> dict[str, type[Method[Any]]]:
     """Every installed method that a study may name, by name (the built-in ``cohort`` step is not one)."""
     _load()
     return {name: _registered[name] for name in sorted(_registered) if name != "cohort"}
+
+
+def versions() -> dict[str, int]:
+    """Of everything that is installed here, by name, the built-in ``cohort`` step too."""
+    _load()
+    return {name: _registered[name].version for name in sorted(_registered)}
+
+
+def versions_for(study: Study) -> dict[str, int]:
+    """What is installed here of what a study's analyses run, the built-in ``cohort`` step too. `StudyError` if one is not."""
+    used = {"cohort", *(written.method for written in study.analyses.values())}
+    return {name: find(name).version for name in sorted(used)}
 
 
 def find(name: str) -> type[Method[Any]]:

@@ -138,7 +138,8 @@ class Authority:
             raise pki.refused(
                 "The authority's key is not on this machine, so no certificate can be made here.",
                 "authority-apart",
-                "Carry the request to the machine that holds ca.key, and the certificate back.",
+                "Where the key is: `unisono authority invite` makes tokens, and `unisono authority sign` certificates for what "
+                "`unisono coordinator pending` wrote; `unisono coordinator accept` takes both in here.",
             )
         until = min(now + _valid(days), self.certificate.not_valid_after_utc)
         if until <= now:

@@ -18,8 +18,6 @@ from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.parcel import Incoming, Outgoing
 from unisono.network.wire.unisono_pb2 import Done, Frame, Progress
 
-PROTOCOL = 1
-"""Version of the wire. Both ends must have the same one."""
 MESSAGE_LIMIT = 2**31
 OPEN_LIMIT = 64
 """Requests that may be open with one site at a time."""
@@ -37,22 +35,31 @@ class _Asked:
 
 
 class CoordinatorEnd:
-    """The coordinator's end of the link to one site."""
+    """The coordinator's end of the link to one site.
 
-    def __init__(self, limit: int = MESSAGE_LIMIT) -> None:
+    before: the number before the first request's. Each life of the coordinator's process must begin at another one: a site still
+    holds what the life before asked, and would answer that to a new request of the same number.
+    """
+
+    def __init__(self, limit: int = MESSAGE_LIMIT, before: int = 0) -> None:
         self.limit = limit
         self.session = ""
         self.bytes_in = 0
         self.bytes_out = 0
         self._outbox: Outbox | None = None
         self._asked: dict[int, _Asked] = {}
-        self._number = 0
+        self._number = before
         self._online = asyncio.Event()
 
     @property
     def is_online(self) -> bool:
         """Whether there is a connection now."""
         return self._online.is_set()
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that have no whole answer yet."""
+        return len(self._asked)
 
     async def online(self) -> None:
         """Returns when there is a connection."""
@@ -153,6 +160,8 @@ class SiteEnd:
     handler: Handler
     session: str
     limit: int = MESSAGE_LIMIT
+    bytes_in: int = 0
+    bytes_out: int = 0
     _open: dict[int, _Answering] = field(default_factory=dict)
     _outbox: Outbox | None = None
 
@@ -197,6 +206,7 @@ class SiteEnd:
             if item is None:
                 return  # given up meanwhile
             item.incoming.append(frame.chunk.offset, frame.chunk.data)
+            self.bytes_in += len(frame.chunk.data)
             self._begin(frame.chunk.id)
         elif kind == "done":
             self._forget(frame.done.id)
@@ -226,6 +236,7 @@ class SiteEnd:
             )
             answer = {"kind": "error", "error": fault.to_dict()}
         item.answer = Outgoing(answer)
+        self.bytes_out += item.answer.size
         if self._outbox is not None and number in self._open:
             self._outbox.send(number, item.answer)
 

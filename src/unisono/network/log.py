@@ -4,7 +4,6 @@ patient's value, never what a message held."""
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unisono.errors import UnisonoError
-from unisono.federation.storage import storage
+from unisono.federation.storage import append_whole, storage
 
 MAX_BYTES = 16 * 1024 * 1024
 """From this size on the file becomes ``log.jsonl.1`` and a new one is begun."""
@@ -24,6 +23,16 @@ Listener = Callable[[str, dict[str, Any]], None]
 
 def nobody(_: str, __: dict[str, Any]) -> None:
     """The listener that does not listen."""
+
+
+def both(first: Listener, second: Listener) -> Listener:
+    """A listener that tells two."""
+
+    def tell(event: str, facts: dict[str, Any]) -> None:
+        first(event, facts)
+        second(event, facts)
+
+    return tell
 
 
 class Log:
@@ -38,6 +47,8 @@ class Log:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._lost = 0
+        self.lost = 0
+        """Lines that could not be written, since the service began."""
         self._closed = False
         with storage(path, "log"):
             self._append(b"")
@@ -55,6 +66,7 @@ class Log:
                 self._lost = 0
             except OSError:
                 self._lost += 1
+                self.lost += 1
         self._listener(event, facts)
 
     def refused(self, event: str, error: UnisonoError, **facts: Fact) -> None:
@@ -67,9 +79,6 @@ class Log:
             self._closed = True
 
     def _append(self, content: bytes) -> None:
-        """Opened every time: the file may be moved away meanwhile, by this or by the institution's own rotation."""
         if self.path.exists() and self.path.stat().st_size > self._max_bytes:
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(handle, "ab") as file:
-            file.write(content)
+        append_whole(self.path, content, mode=0o600)

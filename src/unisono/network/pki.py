@@ -7,6 +7,7 @@ No clock is read here: `now` is an aware datetime that the caller passes in.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -240,6 +241,11 @@ def spki(key: Any) -> bytes:
     """A public key's DER (SubjectPublicKeyInfo): what two certificates for one key share."""
     der: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return der
+
+
+def key_mark(key: Any) -> str:
+    """SHA-256 of a public key, hexadecimal: the same in every certificate for it."""
+    return hashlib.sha256(spki(key)).hexdigest()
 
 
 def subject(name: str, invites: Role | None) -> x509.Name:

@@ -15,13 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, cast
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from unisono.errors import EnrolmentError, NetworkError, ProtocolError, StorageError, UnisonoError
 from unisono.federation.storage import storage, write_whole
-from unisono.federation.tree import Tree, pack, unpack
-from unisono.network import pki
+from unisono.federation.tree import Tree, unpack
+from unisono.network import pki, renewing
 from unisono.network.agent.channel import CALL_S, SERVICE, Channel, grpc_, open_channel, said, send, trouble
 from unisono.network.agent.folder import Settings
 from unisono.network.agent.join import ask, tls_key
@@ -29,6 +28,7 @@ from unisono.network.coordinator.store import OPEN
 from unisono.network.enrolment.token import Token
 from unisono.network.pki import Credentials
 from unisono.network.signing import StudySignature
+from unisono.network.wire.envelope import command
 from unisono.network.wire.unisono_pb2 import Packed
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.site.home import Home
@@ -216,16 +216,11 @@ class Client:
         old = pki.certificate_of(self._credentials.chain_pem)
         if not pki.expires_soon(old, now):
             return False
-        key, role, name = pki.private_key_of(self._credentials.key_pem), self._folder.role, self.settings.name
-        csr = pki.csr(key, role, name).public_bytes(Encoding.PEM).decode("ascii")
-        answer = self.call("renew", csr=csr)
-        chain = answer.get("certificate") if isinstance(answer, dict) else None
-        if not isinstance(chain, str):
-            raise _unreadable()
-        found = Credentials(self._credentials.key_pem, chain.encode(), self._credentials.ca_pem).checked()
-        peer, before = pki.peer_of(found.chain_pem), pki.peer_of(self._credentials.chain_pem)
-        if (peer.role, peer.name) != (role, name) or peer.not_after <= before.not_after:
-            return False  # the authority's own time ends; the present certificate goes on
+        try:
+            answer = self.call("renew", **renewing.body(self._credentials))
+            found = renewing.renewed(self._credentials, answer, now)
+        except EnrolmentError:  # the authority's key is elsewhere, or its own time ends: the present certificate goes on
+            return False
         found.save(self._folder.tls)
         self._credentials = found
         self._drop()
@@ -245,7 +240,7 @@ class Client:
         watch = (await self._open()).unary_stream(
             SERVICE + "Watch", request_serializer=Packed.SerializeToString, response_deserializer=Packed.FromString
         )
-        return watch(Packed(tree=pack({"call": "watch", "study": study})))
+        return watch(command({"call": "watch", "study": study}))
 
     async def _next(self, stream: Any, study: str) -> dict[str, Any] | None:
         """The next of a watch; None at its end."""

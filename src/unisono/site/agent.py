@@ -50,14 +50,25 @@ def utc_now() -> datetime:
 
 
 class Site:
-    """One hospital. `home` is its own folder: state, audit log, sheets."""
+    """One hospital. `home` is its own folder: state, audit log, sheets. permits_until: by which clock permits end, where that is
+    another one than the site's own."""
 
-    def __init__(self, name: str, home: Path, identity: Identity, policy: Policy, *, clock: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        name: str,
+        home: Path,
+        identity: Identity,
+        policy: Policy,
+        *,
+        clock: Clock = utc_now,
+        permits_until: Clock | None = None,
+    ) -> None:
         self.name = name
         self.home = home
         self.identity = identity
         self.policy = policy
         self.clock = clock
+        self.permits_until = permits_until or clock
         self.state = SiteState(home / "state.db")
         self.audit = AuditLog(home / "audit.jsonl")
         self._studies: dict[str, Admitted] = {}
@@ -81,12 +92,24 @@ class Site:
             self.audit.write(self.clock(), "admitted", study=permit.study, id=study.id, roster=roster.digest)
 
     def withdraw(self, study: str) -> None:
-        """Stop a study at once: nothing more is answered, keys sent ahead are forgotten."""
+        """The data steward takes the consent back: nothing more is answered, keys sent ahead are forgotten."""
+        self.release(study, "withdrawn")
+
+    def release(self, study: str, why: str) -> None:
+        """Let go of a study: nothing more is answered, keys sent ahead are forgotten. why: for the audit log, in a word or two; only
+        the steward of this hospital has ``withdrawn`` anything."""
         with self._lock:
             self._studies.pop(study, None)
             for key in [key for key, (circle, _) in self._parties.items() if circle.study == study]:
                 self._leave(key)
-            self.audit.write(self.clock(), "withdrawn", study=study)
+            if why == "withdrawn":
+                self.audit.write(self.clock(), "withdrawn", study=study)
+            else:
+                self.audit.write(self.clock(), "released", study=study, why=why)
+
+    def knows(self, study: str) -> bool:
+        """Whether the study is answered, or keys were made for it."""
+        return study in self._studies or any(circle.study == study for circle, _ in list(self._parties.values()))
 
     def close(self) -> None:
         """Leave: an answer that is being made is finished, key material is forgotten, files are closed."""
@@ -120,6 +143,7 @@ class Site:
                 raise self._refused(message, fault) from error
 
     def _answer(self, message: messages.Message) -> object:
+        self.state.lineage.check(messages.run_of(message))
         match message:
             case messages.Commit(circle=circle):
                 return self._commit(circle)
@@ -155,7 +179,7 @@ class Site:
     def _party(self, circle: Circle) -> Party[Ask]:
         """This site's half of the sums among these sites; made, after all checks, when keys are first asked for."""
         admitted = self._admitted(circle.study)
-        gate.among(circle, admitted, self.policy, self.clock(), self.state)
+        gate.among(circle, admitted, self.policy, self.permits_until(), self.state)
         known = self._parties.get(_key(circle))
         if known is not None:
             if known[0] != circle:
@@ -215,7 +239,8 @@ class Site:
         step = self.state.step(key)
         if step is None:
             raise gate.protocol("There is no such step to unmask.", "unknown-step", "Ask for the step first.")
-        self._admitted(step.study)
+        admitted = self._admitted(step.study)
+        gate.verified(request.survivors, admitted, self.policy)
         if step.closed or step.survivors not in (None, request.survivors):
             raise another_opening(key[3], key[1], step.survivors or (), request.survivors)
         return step
@@ -263,7 +288,7 @@ class Site:
 
     def _told(self, ask: Ask) -> None:
         admitted = self._admitted(ask.study)
-        gate.permitted(ask, admitted, self.policy, self.clock(), ("tell",))
+        gate.permitted(ask, admitted, self.policy, self.permits_until(), ("tell",))
         gate.is_receipt(self._method(ask), ask)
         sheet = admitted.worker.receipt(ask)
         keep_sheet(self.home, ask, sheet)
@@ -297,7 +322,7 @@ class Site:
     def _covered(self, ask: Ask, *, masked: bool) -> Admitted:
         """Everything that is checked before any data is touched."""
         admitted = self._admitted(ask.study)
-        gate.covered(ask, admitted, self.policy, self.clock(), self.state, self._method, masked=masked)
+        gate.covered(ask, admitted, self.policy, self.permits_until(), self.state, self._method, masked=masked)
         return admitted
 
     def _computed(self, ask: Ask) -> Source:

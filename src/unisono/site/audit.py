@@ -3,7 +3,6 @@ hash of the line before, so that a removed or changed line is seen. Never a pati
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unisono.federation.storage import storage
+from unisono.federation.storage import append_whole, storage
 
 
 class AuditLog:
@@ -34,16 +33,8 @@ class AuditLog:
         line = json.dumps(
             {"time": now.isoformat(), "event": event, **facts, "previous": self._previous}, sort_keys=True
         ).encode()
-        with storage(self.path, "audit log"), self.path.open("ab", buffering=0) as file:
-            before = os.fstat(file.fileno()).st_size
-            try:
-                written = file.write(line + b"\n")
-            except OSError:
-                os.truncate(file.fileno(), before)
-                raise
-            if written != len(line) + 1:  # the disk took a part of it
-                os.truncate(file.fileno(), before)
-                raise OSError(errno.ENOSPC, "the disk is full")
+        with storage(self.path, "audit log"):
+            append_whole(self.path, line + b"\n")
         self._previous = _hash(line)
 
     def verify(self) -> bool:

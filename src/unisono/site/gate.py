@@ -5,7 +5,7 @@ Pure but for what the site remembers (`SiteState`). Every check that fails raise
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -16,9 +16,11 @@ from unisono.errors import PermitError, ProtocolError, UnisonoError
 from unisono.federation.ask import Ask, Circle, leaves_for
 from unisono.federation.contribution import BoundContribution, Contribution, Declaration, Receipt
 from unisono.methods.base import Method
+from unisono.methods.registry import find
 from unisono.protection.encoding.codec import encoding_of
 from unisono.protection.secagg.party import check_retry
 from unisono.protection.secagg.roster import Identity, Roster
+from unisono.site.counted import counted
 from unisono.site.permit import Allowance, Permit, check_facts
 from unisono.site.policy import Policy
 from unisono.site.state import SiteState
@@ -37,7 +39,8 @@ class Admitted:
 
 
 def consent(study: Study, permit: Permit, roster: Roster, site: str, identity: Identity) -> None:
-    """`PermitError` unless the permit is this site's own, for exactly this document and these sites."""
+    """`PermitError` unless the permit is this site's own, for exactly this document, these sites and the methods as they are
+    installed; `StudyError` if one is not installed any more."""
     if permit.site != site or not permit.signed_by(identity):
         raise PermitError(
             f"The permit for study {permit.study_id!r} is not signed by this site, or was altered.",
@@ -56,6 +59,20 @@ def consent(study: Study, permit: Permit, roster: Roster, site: str, identity: I
             rule="permit-roster",
             remedy="A changed roster needs a new approval by every site.",
         )
+    _same_versions(permit)
+
+
+def _same_versions(permit: Permit) -> None:
+    """An approval is of the methods as they were: a site that was upgraded since would answer with others."""
+    for allowance in permit.allowances:
+        here = find(allowance.method).version
+        if here != allowance.version:
+            raise PermitError(
+                f"{permit.site} approved {allowance.method!r} version {allowance.version} for study {permit.study_id!r}, and has "
+                f"version {here} now.",
+                rule="method-version",
+                remedy="Install the version that was approved; or withdraw the study, and let the researcher submit it again.",
+            )
 
 
 def among(circle: Circle, admitted: Admitted, policy: Policy, now: datetime, state: SiteState) -> None:
@@ -70,8 +87,15 @@ def among(circle: Circle, admitted: Admitted, policy: Policy, now: datetime, sta
         )
     _same_hiding(circle, admitted)
     admitted.permit.check_among(circle, admitted.roster, now)
+    verified(circle.sites, admitted, policy)
     _runs(circle, admitted.permit, state)
     _one_set_of_sites(circle, state)
+
+
+def verified(sites: Collection[str], admitted: Admitted, policy: Policy) -> None:
+    """`PermitError` unless enough of the sites of a sum, or of its survivors, are ones that the permit says were verified."""
+    permit = admitted.permit
+    counted(sites, permit.site, permit.verified, admitted.study, policy).check(permit.study_id)
 
 
 def permitted(ask: Ask, admitted: Admitted, policy: Policy, now: datetime, operations: tuple[str, ...]) -> Allowance:
@@ -125,6 +149,7 @@ def covered(
             "study-protection",
             "What the study hides is never given in the clear. Report the coordinator.",
         )
+    verified(ask.sites, admitted, policy)
     _often(ask, admitted.permit, allowance, state)
     check_facts(admitted.study, ask.facts)
     method = method_of(ask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -39,7 +40,8 @@ class Allowance(BaseModel):
 
 class Permit(BaseModel):
     """What the data steward signs. `argument_limits` tightens the methods' own limits, by argument name: an extreme
-    coefficient vector isolates one patient. `roster` pins every peer's Ed25519 public key (hexadecimal)."""
+    coefficient vector isolates one patient. `roster` pins every peer's Ed25519 public key (hexadecimal); `verified` names the
+    peers whose key somebody at this site had verified out of band when it was signed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,6 +49,7 @@ class Permit(BaseModel):
     study_id: str
     site: str
     roster: dict[str, str]
+    verified: tuple[str, ...]
     allowances: tuple[Allowance, ...]
     argument_limits: dict[str, float]
     may_leave: bool
@@ -145,8 +148,7 @@ class Permit(BaseModel):
                     "argument-limits",
                     "Report it to the coordinator's operator.",
                 )
-            within = np.abs(array.astype(float)) <= limit  # false for NaN
-            if not within.all():
+            if array.size and not (float(array.min()) >= -limit and float(array.max()) <= limit):  # false for NaN
                 raise _not_covered(
                     f"The argument {name!r} is not finite or beyond {limit:g} in absolute value: an extreme argument can isolate one patient.",
                     "argument-limits",
@@ -181,13 +183,15 @@ def _range(variable: Variable) -> tuple[float, float]:
     return 0.0, 1.0 if isinstance(variable, BooleanVariable) else len(variable.levels) - 1.0
 
 
-def propose(study: Study, roster: Roster, site: str, now: datetime) -> Permit:
-    """The permit that covers exactly what the study's methods plan to ask. Unsigned."""
+def propose(study: Study, roster: Roster, site: str, now: datetime, verified: Collection[str] = ()) -> Permit:
+    """The permit that covers exactly what the study's methods plan to ask. Unsigned. verified: sites whose keys, as they are in
+    the roster, this site has verified out of band."""
     return Permit(
         study=study.digest(),
         study_id=study.id,
         site=site,
         roster=dict(roster.to_tree()),
+        verified=tuple(name for name in roster.sites if name in verified and name != site),
         allowances=tuple(allowances(study)),
         argument_limits={},
         may_leave=study.participation.on_dropout == "continue",

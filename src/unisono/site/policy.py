@@ -25,6 +25,8 @@ class Policy(BaseModel):
     suppress_own_cells: with ``hide: none``, cells of the site's own counts below `min_count` become 0 before they leave.
     min_released: patients in a released cell, at least: what a study's `release: min_count` must not go below.
     min_count: for that rule, and how many patients two cohorts asked the same question must differ by.
+    trust: whose keys count toward `min_sites`: those that somebody here ``verified`` out of band, with the hospitals themselves;
+        or all that the ``coordinator`` lists, who could then invent hospitals.
     operations: what a coordinator may ask; `collect` and `align` are not offered in this version.
     """
 
@@ -38,6 +40,7 @@ class Policy(BaseModel):
     suppress_own_cells: bool = True
     min_released: int = Field(default=10, ge=1)
     min_count: int = Field(default=10, ge=1)
+    trust: Literal["verified", "coordinator"] = "verified"
     operations: frozenset[Literal["sum", "mean", "tell"]] = frozenset({"sum", "mean", "tell"})
     methods: frozenset[str] | None = None
     """Methods that may run here; None allows every installed one."""
@@ -104,5 +107,6 @@ class Policy(BaseModel):
 
 def simulation_policy() -> Policy:
     """For sites that all live in one process (`unisono run`, demo, tests): the person who runs it holds every hospital's
-    data already, so an unprotected study may be compared with a protected one. Never a policy for a hospital."""
-    return Policy(hide=frozenset({*SECURE, "none"}), suppress_own_cells=False, min_released=1)
+    data already, so an unprotected study may be compared with a protected one, and that process is the coordinator too: there is
+    nobody else to verify. Never a policy for a hospital."""
+    return Policy(hide=frozenset({*SECURE, "none"}), suppress_own_cells=False, min_released=1, trust="coordinator")

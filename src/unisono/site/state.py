@@ -1,5 +1,6 @@
 """What a site remembers across restarts: every step it answered, with the vector it sent, and the one set of survivors it
-ever unmasked for. Written down before anything is sent (secure aggregation, rules 1 and 6). One SQLite file.
+ever unmasked for. Written down before anything is sent (secure aggregation, rules 1 and 6). One SQLite file, and large vectors
+in files beside it.
 
 Key material of a slot is *not* here: it lives in memory only, so a restarted site counts as dropped for that attempt.
 """
@@ -18,19 +19,23 @@ from pathlib import Path
 import numpy as np
 
 from unisono.federation.ask import Ask, Circle
-from unisono.federation.storage import begun, storage
+from unisono.federation.bulk import LARGE, Bulk
+from unisono.federation.storage import begun, damaged, is_new, storage
 from unisono.federation.tree import pack, unpack
 from unisono.protection.prg import Words
 from unisono.protection.secagg.messages import UnmaskShares
 from unisono.protection.secagg.refusals import another_opening
+from unisono.site.lineage import SiteLineage
 
 Key = tuple[str, str, int, int]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS steps (
     run TEXT, analysis TEXT, epoch INTEGER, step INTEGER, study TEXT NOT NULL, name TEXT NOT NULL, question TEXT NOT NULL,
-    sites TEXT NOT NULL, words TEXT NOT NULL, vector BLOB, slot TEXT, survivors TEXT, answer BLOB,
-    closed INTEGER NOT NULL DEFAULT 0,
+    sites TEXT NOT NULL, slot TEXT, survivors TEXT, answer BLOB, closed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (run, analysis, epoch, step));
+CREATE TABLE IF NOT EXISTS vectors (
+    run TEXT, analysis TEXT, epoch INTEGER, step INTEGER, words TEXT NOT NULL, vector BLOB, file TEXT,
     PRIMARY KEY (run, analysis, epoch, step));
 CREATE TABLE IF NOT EXISTS cohorts (
     study TEXT, analysis TEXT, method TEXT, variables TEXT, sites TEXT, rows_digest TEXT, rows BLOB,
@@ -41,7 +46,8 @@ CREATE TABLE IF NOT EXISTS circles (
     study TEXT, analysis TEXT, run TEXT, epoch INTEGER, sites TEXT, PRIMARY KEY (study, analysis, run, epoch, sites));
 CREATE TABLE IF NOT EXISTS snapshots (run TEXT PRIMARY KEY, digest TEXT NOT NULL);
 """
-_VERSION = 2
+_VERSION = 3
+_OF_STEP = "run = ? AND analysis = ? AND epoch = ? AND step = ?"
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class SiteState:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._bulk = Bulk(path, "site's state")
         with storage(path, "site's state"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -94,12 +101,15 @@ class SiteState:
         with storage(self.path, "site's state"):
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            new = self._db.execute("PRAGMA user_version").fetchone()[0] != _VERSION
-        if new:
+        if is_new(self._db, self.path, "site's state", _VERSION):
             begun(self.path, "site", "site's state", empty=True)
             with storage(self.path, "site's state"):
                 self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
         begun(self.path, "site", "site's state", empty=False)
+        self.lineage = SiteLineage(self._db, self._guard)
+        with self._guard():
+            kept = self._db.execute("SELECT file FROM vectors WHERE file IS NOT NULL").fetchall()
+            self._bulk.keep_only(name for (name,) in kept)
 
     def close(self) -> None:
         """Close the file."""
@@ -110,8 +120,7 @@ class SiteState:
         """What was answered at a step, if anything."""
         with self._guard():
             row = self._db.execute(
-                "SELECT study, question, sites, slot, survivors, answer, closed FROM steps"
-                " WHERE run = ? AND analysis = ? AND epoch = ? AND step = ?",
+                f"SELECT study, question, sites, slot, survivors, answer, closed FROM steps WHERE {_OF_STEP}",  # noqa: S608
                 key,
             ).fetchone()
         if row is None:
@@ -130,39 +139,50 @@ class SiteState:
 
     def _vector(self, key: Key) -> Words | None:
         with self._guard():
-            words, vector = self._db.execute(
-                "SELECT words, vector FROM steps WHERE run = ? AND analysis = ? AND epoch = ? AND step = ?", key
-            ).fetchone()
-        return None if vector is None else np.frombuffer(vector, np.dtype(words))
+            row = self._db.execute(f"SELECT words, vector, file FROM vectors WHERE {_OF_STEP}", key).fetchone()  # noqa: S608
+            if row is None:
+                return None
+            words, vector, file = row
+            content = vector if file is None else self._bulk.read(file)
+        if content is None:
+            raise damaged(self.path, "site's state", "the vector of an open step is gone")
+        return np.frombuffer(content, np.dtype(words))
 
     def remember_vector(self, ask: Ask, vector: Words) -> None:
         """Before the masked part goes out: the step's question and the one vector it is ever answered with."""
-        name = f"{ask.method}.{ask.contribution}"
+        name, content, file = f"{ask.method}.{ask.contribution}", np.ascontiguousarray(vector).view(np.uint8).data, None
+        if vector.nbytes >= LARGE:
+            file = hashlib.sha256(json.dumps(ask.key).encode()).hexdigest()[:32]
+            self._bulk.write(file, (content,))
         with self._guard():
-            self._db.execute(
-                "INSERT INTO steps (run, analysis, epoch, step, study, name, question, sites, words, vector)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?)",
-                (*ask.key, ask.study, name, ask.question, json.dumps(ask.sites), vector.dtype.str, vector.tobytes()),
-            )
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                self._db.execute(
+                    "INSERT INTO steps (run, analysis, epoch, step, study, name, question, sites) VALUES (?,?,?,?,?,?,?,?)",
+                    (*ask.key, ask.study, name, ask.question, json.dumps(ask.sites)),
+                )
+                self._db.execute(
+                    "INSERT INTO vectors VALUES (?,?,?,?,?,?,?)",
+                    (*ask.key, vector.dtype.str, None if file else content, file),
+                )
 
     def remember_survivors(self, key: Key, slot: str, survivors: tuple[str, ...]) -> None:
         """Before anything is signed or given: the one set of survivors of this step."""
         with self._guard():
             changed = self._db.execute(
-                "UPDATE steps SET survivors = ?, slot = ?, answer = CASE WHEN slot = ? THEN answer END"
-                " WHERE run = ? AND analysis = ? AND epoch = ? AND step = ? AND closed = 0"
-                " AND (survivors IS NULL OR survivors = ?)",
+                "UPDATE steps SET survivors = ?, slot = ?, answer = CASE WHEN slot = ? THEN answer END"  # noqa: S608
+                f" WHERE {_OF_STEP} AND closed = 0 AND (survivors IS NULL OR survivors = ?)",
                 (json.dumps(survivors), slot, slot, *key, json.dumps(survivors)),
             ).rowcount
         if changed != 1:
             raise another_opening(key[3], key[1], (), survivors)
 
     def remember_answer(self, key: Key, slot: str, answer: UnmaskShares) -> None:
-        """Before the unmasking shares go out: what was answered, to be repeated and nothing else."""
-        with self._guard():
+        """Before the unmasking shares go out: what was answered, to be repeated and nothing else. A power cut may take it back:
+        the set of survivors is on disk, and the slot's secrets, without which there is no other answer, never are."""
+        with self._guard(), self._soon():
             changed = self._db.execute(
-                "UPDATE steps SET answer = ? WHERE run = ? AND analysis = ? AND epoch = ? AND step = ? AND slot = ?"
-                " AND closed = 0",
+                f"UPDATE steps SET answer = ? WHERE {_OF_STEP} AND slot = ? AND closed = 0",  # noqa: S608
                 (pack(answer.to_tree()), *key, slot),
             ).rowcount
         if changed != 1:
@@ -170,13 +190,14 @@ class SiteState:
 
     def close_step(self, key: Key) -> None:
         """The step is opened and stored at the coordinator, and so is every step before it: the vectors and the shares are of
-        no more use."""
-        with self._guard():
-            self._db.execute(
-                "UPDATE steps SET closed = 1, vector = NULL, answer = NULL"
-                " WHERE run = ? AND analysis = ? AND epoch = ? AND step <= ? AND closed = 0",
-                key,
-            )
+        no more use. A power cut may take it back: then they are of no use a little longer."""
+        before = "run = ? AND analysis = ? AND epoch = ? AND step <= ?"
+        with self._guard(), self._soon():
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                self._db.execute(f"UPDATE steps SET closed = 1, answer = NULL WHERE {before} AND closed = 0", key)  # noqa: S608
+                files = self._db.execute(f"DELETE FROM vectors WHERE {before} RETURNING file", key).fetchall()  # noqa: S608
+            self._bulk.drop(name for (name,) in files if name is not None)
 
     def drawing(self, run: str, epoch: int) -> tuple[str, bytes | None] | None:
         """The digest of the commitments of a run's graph, and its seed once it is known."""
@@ -273,6 +294,15 @@ class SiteState:
             self._db.execute("INSERT OR IGNORE INTO snapshots VALUES (?, ?)", (run, digest))
             row = self._db.execute("SELECT digest FROM snapshots WHERE run = ?", (run,)).fetchone()
         return str(row[0])
+
+    @contextmanager
+    def _soon(self) -> Iterator[None]:
+        """What is written here survives the process, and the machine as soon as something else is written."""
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            yield
+        finally:
+            self._db.execute("PRAGMA synchronous=FULL")
 
     @contextmanager
     def _guard(self) -> Iterator[None]:

@@ -154,12 +154,22 @@ def _unfit(study: Study, rule: str, names: list[str], path: Path) -> list[Proble
     return [Problem(path, what, "missing-rule", remedy)]
 
 
-def _deadline(study: Study) -> list[Problem]:
-    try:
-        duration(study.participation.deadline)
-    except StudyError as error:
-        return [_at(("participation", "deadline"), error)]
-    return []
+def _deadlines(study: Study) -> list[Problem]:
+    found = []
+    for name in ("deadline", "approve_within"):
+        try:
+            duration(getattr(study.participation, name))
+        except StudyError as error:
+            found.append(_at(("participation", name), error))
+    return found
+
+
+def _quorum(study: Study) -> list[Problem]:
+    quorum, least = study.participation.quorum, study.release.min_sites
+    if quorum is None or quorum >= least:
+        return []
+    what = f"'quorum: {quorum}' would begin with fewer hospitals than a sum must hold ({least})."
+    return [Problem(("participation", "quorum"), what, "min_sites", f"Write 'quorum: {least}' or more.")]
 
 
 def _protection(study: Study) -> list[Problem]:
@@ -186,5 +196,6 @@ _CHECKS: tuple[Callable[[Study], list[Problem]], ...] = (
     _missing,
     grid_problems,
     _protection,
-    _deadline,
+    _deadlines,
+    _quorum,
 )

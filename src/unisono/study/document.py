@@ -17,6 +17,9 @@ NAME = r"^[a-z][a-z0-9_]{0,62}$"
 SLUG = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 """Studies, analyses and sites: names that become folders."""
 
+LATER = (("participation", "quorum"), ("participation", "approve_within"))
+"""Added to version 1 of the format after studies had been signed."""
+
 Name = Annotated[str, Field(pattern=NAME)]
 Slug = Annotated[str, Field(pattern=SLUG)]
 
@@ -165,10 +168,15 @@ class Release(Strict):
 class Participation(Strict):
     """What happens when a site is lost *before* its masked input: ``wait`` for it until `deadline` and then stop
     (resumable), ``abort`` at once, or ``continue`` without it, everything recomputed on those who stayed (which
-    discloses the leaving site's aggregate). A site lost after its masked input is counted in any case."""
+    discloses the leaving site's aggregate). A site lost after its masked input is counted in any case.
+
+    Before that, over a network: the stewards have `approve_within` to decide. `quorum` is how many of the named sites suffice to
+    begin (all of them, if it is not said); those who approved are then asked anew, over themselves alone."""
 
     on_dropout: Literal["wait", "abort", "continue"] = "wait"
     deadline: str = "10 min"
+    quorum: int | None = Field(default=None, ge=1)
+    approve_within: str = "30 d"
 
 
 class Study(Strict):
@@ -194,8 +202,13 @@ class Study(Strict):
 
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the document with every default written out: the same for YAML and JSON,
-        for any order of keys within a mapping, and for any spelling of a default or of a number (1 and 1.0)."""
+        for any order of keys within a mapping, and for any spelling of a default or of a number (1 and 1.0). What later versions
+        of the format added counts only where it is said, so that what was signed before stays signed."""
         document = canonical(self.model_dump(mode="json"))
+        for part, name in LATER:
+            default = type(getattr(self, part)).model_fields[name].default
+            if document[part][name] == canonical(default):
+                del document[part][name]
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

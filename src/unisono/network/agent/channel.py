@@ -6,13 +6,15 @@ program raise it). Everything that gRPC says of a connection becomes a `NetworkE
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
 from unisono.errors import MissingExtra, NetworkError, ProtocolError, UnisonoError
-from unisono.federation.tree import Tree, pack, unpack
+from unisono.federation.tree import Tree, unpack
 from unisono.network.agent.text import plain
 from unisono.network.pki import Credentials
+from unisono.network.wire.envelope import command
 from unisono.network.wire.parcel import CHUNK_BYTES
 from unisono.network.wire.unisono_pb2 import Packed
 
@@ -66,9 +68,18 @@ async def send(channel: Channel, method: str, tree: Tree, address: str, timeout_
         SERVICE + method, request_serializer=Packed.SerializeToString, response_deserializer=Packed.FromString
     )
     try:
-        answer = await call(Packed(tree=pack(tree)), timeout=timeout_s)
+        answer = await call(command(tree), timeout=timeout_s)
     except grpc.aio.AioRpcError as error:
         raise trouble(error.code(), error.details(), address) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # who waits for the answer is to end; else it is the connection that was closed under the call
+        raise NetworkError(
+            f"The connection to the coordinator at {address} ended before it answered.",
+            rule="unreachable",
+            remedy="It is opened again, and the command is told again, by itself.",
+        ) from None
     found = unpack(answer.tree)
     if isinstance(found, dict) and isinstance(found.get("error"), dict):
         raise said(found["error"])

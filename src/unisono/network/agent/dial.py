@@ -13,18 +13,24 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from unisono.errors import NetworkError, ProtocolError, StorageError, UnisonoError
+from unisono.errors import NetworkError, ProtocolError, UnisonoError
+from unisono.federation.lineage import ROLLED_BACK
 from unisono.federation.tree import Tree, pack
 from unisono.network import pki
 from unisono.network.agent.channel import SERVICE, Channel, grpc_, open_channel, send, trouble
+from unisono.network.agent.marks import Marks
 from unisono.network.agent.text import plain
-from unisono.network.link import PROTOCOL, SiteEnd
+from unisono.network.link import SiteEnd
+from unisono.network.log import Clock
+from unisono.network.marks import to_wire
 from unisono.network.pki import Credentials
+from unisono.network.preflight.whose import naming
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.unisono_pb2 import Beat, Frame, Hello, Welcome
+from unisono.network.wire.version import PROTOCOL, same_protocol
+from unisono.site.agent import utc_now
 from unisono.version import VERSION
 
 MISSED_BEATS = 3
@@ -47,7 +53,8 @@ Observer = Callable[[str, dict[str, Any]], None]
 
 class Line:
     """A site's line to its coordinator. end: what the frames are for. about: what the hello says of this site. observe: is told
-    ``connected``, ``disconnected`` and, with an error's words, ``unreachable``."""
+    ``connected``, ``disconnected`` and, with an error's words, ``unreachable``. marks: how far this site and its coordinator have
+    come, where this site remembers anything yet."""
 
     def __init__(
         self,
@@ -58,6 +65,8 @@ class Line:
         about: Callable[[], Tree],
         observe: Observer,
         pace: Pace = Pace(),
+        clock: Clock = utc_now,
+        marks: Marks | None = None,
     ) -> None:
         self.address = address
         self.credentials = credentials
@@ -67,6 +76,8 @@ class Line:
         self._about = about
         self._observe = observe
         self._pace = pace
+        self._clock = clock
+        self._marks = marks
         self._channel: Channel | None = None
         self._outbox: Outbox | None = None
         self._stream: Any = None
@@ -84,7 +95,7 @@ class Line:
         await self._online.wait()
 
     async def keep(self) -> None:
-        """Connect, again and again, until `stop`."""
+        """Connect, again and again, until `stop`. `NetworkError` (``rolled-back``) if this site's memory went back."""
         failures = 0
         while not self._stopping.is_set():
             self._welcomed_s = 0.0
@@ -92,10 +103,12 @@ class Line:
                 await self._connection()
                 self._observe("disconnected", {})
             except UnisonoError as error:
-                self.trouble = error
-                self._observe("unreachable", {"rule": error.rule, "what": error.what, "remedy": error.remedy})
+                if error.rule == ROLLED_BACK:
+                    raise  # what this site promised may be forgotten: nothing more is answered, and keys are
+                self.trouble = said = await naming(error, self.address, self._proxy)
+                self._observe("unreachable", {"rule": said.rule, "what": said.what, "remedy": said.remedy})
             except Exception as error:  # noqa: BLE001  (a fault of ours: an agent that serves for years tries again)
-                self._observe("fault", {"kind": type(error).__name__})
+                self._observe("fault", {"to": "", "kind": type(error).__name__})
             lived = time.monotonic() - self._welcomed_s if self._welcomed_s else 0.0
             failures = 1 if lived >= self._pace.steady else failures + 1
             longest = min(self._pace.longest, self._pace.first * 2.0 ** min(failures - 1, 30))
@@ -163,7 +176,7 @@ class Line:
         self._channel, self._outbox, self.trouble = channel, outbox, None
         self._welcomed_s = time.monotonic()
         self._online.set()
-        skew_s = welcome.time_ms / 1000 - time.time() if welcome.time_ms else 0.0
+        skew_s = welcome.time_ms / 1000 - self._clock().timestamp() if welcome.time_ms else 0.0
         self._observe("connected", {"software": plain(welcome.software, 40), "clock_skew_s": round(skew_s, 1)})
         heartbeat_s = min(welcome.heartbeat_ms or 15_000, _LONGEST_HEARTBEAT_MS) / 1000
         tasks = [
@@ -192,6 +205,8 @@ class Line:
             session=self._end.session,
             open=self._end.progress(),
             about=pack(self._about()),
+            mark=None if self._marks is None else to_wire(self._marks.mine()),
+            remembered=None if self._marks is None else to_wire(self._marks.remembered()),
         )
         try:
             async with asyncio.timeout(self._pace.welcome):
@@ -209,13 +224,9 @@ class Line:
             raise _bye(first)
         if kind != "welcome":
             raise await self._closed(stream)
-        if first.welcome.protocol != PROTOCOL:
-            raise NetworkError(
-                f"This site speaks protocol {PROTOCOL} (Unisono {VERSION}), the coordinator protocol "
-                f"{first.welcome.protocol} (Unisono {plain(first.welcome.software, 40)}).",
-                rule="protocol-version",
-                remedy="Install the same version of Unisono at both ends.",
-            )
+        same_protocol(first.welcome.protocol, plain(first.welcome.software, 40), "coordinator")
+        if self._marks is not None:
+            self._marks.welcomed(first.welcome)
         return first.welcome  # type: ignore[no-any-return]
 
     async def _read(self, stream: Any, dead_s: float) -> None:
@@ -229,6 +240,8 @@ class Line:
                     deadline.reschedule(asyncio.get_running_loop().time() + dead_s)
                     if frame.WhichOneof("kind") == "bye":
                         raise _bye(frame)
+                    if frame.WhichOneof("kind") == "beat" and self._marks is not None:
+                        self._marks.heard(frame.beat)
                     self._end.receive(frame)
         except TimeoutError as error:
             raise NetworkError(
@@ -236,12 +249,6 @@ class Line:
                 rule="dead-connection",
                 remedy="It is opened again by itself. If it happens often, something between cuts idle connections: ask the IT "
                 "desk for a longer idle time-out, or the operator for a shorter heartbeat.",
-            ) from error
-        except OSError as error:  # a large message is staged in a file
-            raise StorageError(
-                f"What is coming from the coordinator cannot be kept: {error.strerror or type(error).__name__}.",
-                rule="durable-storage",
-                remedy="Free disk space where temporary files go (TMPDIR); the message then goes on where it stopped.",
             ) from error
 
     async def _write(self, stream: Any, outbox: Outbox) -> None:
@@ -254,14 +261,14 @@ class Line:
     async def _beat(self, outbox: Outbox, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
-            outbox.put(Frame(beat=Beat(time_ms=int(time.time() * 1000))))
+            outbox.put(Frame(beat=Beat(time_ms=int(self._clock().timestamp() * 1000))))
 
     def _failed(self, code: Any, details: str | None) -> UnisonoError:
         """What gRPC says; or that this site's own certificate is over, which the other end shows by hanging up."""
         error = trouble(code, details, self.address)
         if error.rule == "unreachable":
             try:
-                pki.check(pki.peer_of(self.credentials.chain_pem), datetime.now(UTC))
+                pki.check(pki.peer_of(self.credentials.chain_pem), self._clock())
             except NetworkError as over:
                 return over
         return error

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from unisono.errors import NetworkError, StorageError
 from unisono.federation.storage import storage, write_whole
+from unisono.network.monitoring.address import loopback
 from unisono.network.pki import Credentials
 from unisono.protection.secagg.roster import Roster
 from unisono.site.home import Home
@@ -31,7 +32,8 @@ class Settings(BaseModel):
 
     name: the site's. address: ``host:port``. ca_fingerprint: SHA-256 of the authority's certificate, hexadecimal.
     proxy: ``http://[user:password@]host:port`` of an HTTP CONNECT proxy; None leaves it to the environment (``https_proxy``,
-    ``http_proxy``, ``no_proxy``).
+    ``http_proxy``, ``no_proxy``). metrics: where metrics and health are shown, an address of loopback (`NetworkError` for
+    another); empty: nowhere.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -40,6 +42,12 @@ class Settings(BaseModel):
     address: str
     ca_fingerprint: str
     proxy: str | None = None
+    metrics: str = ""
+
+    @field_validator("metrics")
+    @classmethod
+    def _on_loopback(cls, value: str) -> str:
+        return str(loopback(value)) if value else ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,11 @@ class AgentFolder:
     def inbox(self) -> Path:
         """Studies offered."""
         return self.path / "inbox.db"
+
+    @property
+    def preflight(self) -> Path:
+        """What `unisono site preflight` found last."""
+        return self.path / "preflight.json"
 
     @property
     def log(self) -> Path:

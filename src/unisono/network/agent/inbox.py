@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from unisono.errors import PermitError
-from unisono.federation.storage import storage
+from unisono.federation.storage import is_new, storage
 from unisono.methods.registry import check as method_checks
 from unisono.network.agent.offer import Offer
 from unisono.network.signing import StudySignature
@@ -107,7 +107,13 @@ class Inbox:
             path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA + f"PRAGMA user_version={_VERSION};")
+        try:
+            if is_new(self._db, path, "inbox", _VERSION):
+                with self._guard():
+                    self._db.executescript(f"{_SCHEMA} PRAGMA user_version={_VERSION};")
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -159,6 +165,14 @@ class Inbox:
             digest,
         )
 
+    def reopen(self) -> None:
+        """After a restoration: every approval is the steward's to decide anew, and its permit is gone."""
+        with self._guard():
+            self._db.execute(
+                "UPDATE studies SET decision = 'open', decided = '', permit = '', told = 1, trouble = ''"
+                " WHERE decision = 'approved'"
+            )
+
     def told(self, entry: Entry) -> None:
         """The coordinator knows this decision (if it still is the one)."""
         with self._guard():
@@ -174,6 +188,11 @@ class Inbox:
     def progress(self, digest: str, state: str, why: str) -> None:
         """What the coordinator says of a study."""
         self._update("state = ?, state_why = ?", (state, why), digest)
+
+    def decisions(self) -> dict[str, int]:
+        """How many studies there are of each decision."""
+        with self._guard():
+            return dict(self._db.execute("SELECT decision, count(*) FROM studies GROUP BY decision").fetchall())
 
     def untold(self) -> list[Entry]:
         """Decisions that the coordinator does not know yet."""

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from unisono.errors import EnrolmentError, UnisonoError
+from unisono.errors import EnrolmentError, NetworkError, UnisonoError
 from unisono.federation.storage import storage, write_whole
 from unisono.federation.tree import Tree
 from unisono.network import pki
@@ -21,6 +21,7 @@ from unisono.network.agent.folder import AgentFolder, Settings
 from unisono.network.enrolment.joining import Joined, JoinRequest
 from unisono.network.enrolment.token import Token
 from unisono.network.link import SiteEnd
+from unisono.network.preflight.whose import naming
 from unisono.network.wordcode import word_code
 from unisono.protection.secagg.roster import Identity, Roster
 
@@ -91,6 +92,9 @@ async def ask(token: Token, key: pki.PrivateKey, identity: Identity, proxy: str 
     channel = open_channel(token.address, token.credentials(), proxy)
     try:
         answer = await send(channel, "Join", request.model_dump(mode="json"), token.address)
+    except NetworkError as error:
+        said = await naming(error, token.address, proxy)
+        raise said from None if said is error else error
     finally:
         await channel.close()
     return Joined.read(json.dumps(answer).encode())

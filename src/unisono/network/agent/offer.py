@@ -10,6 +10,8 @@ from typing import Any
 
 from unisono.errors import ProtocolError, StudyError
 from unisono.methods.registry import check as method_checks
+from unisono.methods.registry import versions_for
+from unisono.methods.versions import same_methods
 from unisono.network.agent.text import hides_something
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
@@ -35,12 +37,14 @@ class Offer:
 
         `StudyError` if the study is wrong or names a method that is not installed here; `NetworkError` if the signature is not
         over this document; `ProtocolError` if it holds control characters, or the roster does not list this site with its own
-        key, or the message is none.
+        key, or the coordinator runs another version of a method, or the message is none.
         """
         try:
-            document, submitted = tree["study"], tree["submitted"]
+            document, submitted, theirs = tree["study"], tree["submitted"], tree["methods"]
             if not isinstance(document, str) or not isinstance(submitted, str) or len(document) > MAX_BYTES:
                 raise TypeError("not texts")
+            if not isinstance(theirs, dict):
+                raise TypeError("no versions")
             datetime.fromisoformat(submitted)
             content = json.loads(document)
             if hides_something(content):
@@ -60,6 +64,7 @@ class Offer:
                 rule="names",
                 remedy="A member's name has lower-case letters, digits, . _ -.",
             )
+        same_methods(theirs, versions_for(study), name)
         signature.verify(study)
         roster = Roster.from_tree(tree.get("roster"))
         if roster.get(name) != identity:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from unisono.errors import ProtocolError, UnisonoError
 from unisono.federation.ask import Ask, Circle
-from unisono.federation.exchange import Message, SlotLost
+from unisono.federation.exchange import Message, SlotLost, run_of
+from unisono.federation.lineage import Mark
 from unisono.federation.storage import write_whole
 from unisono.federation.tree import Tree
 from unisono.network.agent import results
@@ -22,7 +23,9 @@ from unisono.network.agent.folder import MEMBERS, AgentFolder
 from unisono.network.agent.inbox import Inbox
 from unisono.network.agent.offer import Offer
 from unisono.network.agent.text import plain
+from unisono.network.beginning import Beginning
 from unisono.network.log import Clock, Log
+from unisono.network.marks import to_tree
 from unisono.network.wire.messages import answer_tree, request_from
 from unisono.network.wordcode import word_code
 from unisono.protection.secagg.roster import Roster
@@ -45,8 +48,16 @@ class Answers(Protocol):
         """An approved study is taken up if it is not yet. `PermitError` if it is over, or was withdrawn."""
         ...
 
-    def stop(self, study: str) -> None:
-        """Answer nothing more of a study, and forget its keys."""
+    def begun(self, study: str, run: str, beginning: Beginning) -> None:
+        """Under which permits the coordinator says that a run was begun."""
+        ...
+
+    def mark(self) -> Mark:
+        """How far this site's memory has come."""
+        ...
+
+    def stop(self, study: str, why: str = "withdrawn") -> None:
+        """Answer nothing more of a study, and forget its keys. why: for the audit log."""
         ...
 
     def rest(self, study: str) -> None:
@@ -70,6 +81,7 @@ class Requests:
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._listing = asyncio.Lock()
         self.offered: Callable[[str], None] = lambda _: None
         """Called with the digest of a study that came again, whose decision the coordinator wants to hear again."""
         self._kinds: dict[str, Callable[[dict[str, Any]], Awaitable[Tree]]] = {
@@ -112,6 +124,11 @@ class Requests:
             if not self._busy:
                 self._idle.set()
 
+    @property
+    def busy(self) -> int:
+        """Requests that are being answered now."""
+        return self._busy
+
     async def idle(self) -> None:
         """Returns when nothing is being answered."""
         await self._idle.wait()
@@ -123,18 +140,20 @@ class Requests:
     # -- sums ---------------------------------------------------------------------------------------------------------
 
     async def _exchange(self, tree: dict[str, Any]) -> Tree:
-        message = request_from(tree.get("message"))
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._answered, message)
+        message, beginning = request_from(tree.get("message")), Beginning.from_tree(tree.get("begun"))
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._answered, message, beginning)
 
-    def _answered(self, message: Message) -> Tree:
+    def _answered(self, message: Message, beginning: Beginning | None) -> Tree:
         """In the thread of sums. What was asked of a study that the steward withdrew meanwhile does not go out."""
         study = self._study_of(message)
         if study:
             self._answers.ready(study)
+            if beginning is not None:
+                self._answers.begun(study, run_of(message), beginning)
         answer = self._answers.answer(message)
         if study:
             self._answers.ready(study)
-        return answer_tree(answer)
+        return {**answer_tree(answer), "mark": to_tree(self._answers.mark())}
 
     def _study_of(self, message: Message) -> str:
         """The study's digest; some messages name only the run, which an earlier one said the study of."""
@@ -153,7 +172,7 @@ class Requests:
         digest = offer.study.digest()
         new = await asyncio.to_thread(self._inbox.offer, offer, self._clock())
         if new:
-            await asyncio.to_thread(self._answers.stop, digest)  # what was approved before is not this
+            await asyncio.to_thread(self._answers.stop, digest, "offered anew")  # what was approved before is not this
             self._log.write("offered", study=digest, id=offer.study.id, researcher=offer.signature.researcher)
         else:
             self.offered(digest)
@@ -166,7 +185,7 @@ class Requests:
         await asyncio.to_thread(self._inbox.progress, digest, state, plain(why))
         self._log.write("state", study=digest, state=state)
         if state in ("cancelled", "withdrawn"):
-            await asyncio.to_thread(self._answers.stop, digest)
+            await asyncio.to_thread(self._answers.stop, digest, f"{state} at the coordinator")
         elif state in ("finished", "refused"):
             await asyncio.to_thread(self._answers.rest, digest)
         return NOTHING
@@ -180,8 +199,7 @@ class Requests:
                 rule="result-files",
                 remedy="Nothing was written. Report the coordinator.",
             )
-        names = [other.id for other in self._inbox.all()]
-        folder = self._folder.path / "results" / (entry.id if names.count(entry.id) == 1 else entry.short)
+        folder = results.place(self._folder.path, entry, self._inbox.all())
         size = await asyncio.to_thread(results.keep, folder, tree.get("files"))
         self._log.write("result", study=entry.digest, id=entry.id, bytes=size)
         return NOTHING
@@ -192,7 +210,8 @@ class Requests:
             raise _unreadable()
         content = f"{json.dumps({'roster': roster.to_tree(), 'members': members}, indent=2)}\n".encode()
         path = self._folder.path / MEMBERS
-        await asyncio.to_thread(write_whole, path, content, "list of members", mode=0o600)
+        async with self._listing:  # after links lost and found several lists may come at once: the last one counts
+            await asyncio.to_thread(write_whole, path, content, "list of members", mode=0o600)
         self._log.write("roster", sites=len(roster), words=word_code(roster.digest))
         return NOTHING
 

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unisono.errors import ProtocolError
+from unisono.errors import ProtocolError, UnisonoError
 from unisono.federation.storage import write_whole
+from unisono.network.agent.inbox import Entry
+from unisono.report.load import STUDY
+from unisono.study.load import load
 
 MOST_FILES = 5000
 MOST_BYTES = 1 << 30
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DEPTH = 6
+
+
+def place(site: Path, entry: Entry, entries: Sequence[Entry]) -> Path:
+    """The folder of a study's results, within the site's: named by its id where no other study has that."""
+    alone = [other.id for other in entries].count(entry.id) == 1
+    return site / "results" / (entry.id if alone else entry.short)
+
+
+def found(site: Path, entry: Entry) -> Path | None:
+    """Where the results of a study are; None if none came yet."""
+    for folder in (site / "results" / entry.short, site / "results" / entry.id):
+        with suppress(UnisonoError):
+            if (folder / STUDY).exists() and load(folder / STUDY).digest() == entry.digest:
+                return folder
+    return None
 
 
 def keep(folder: Path, files: Any) -> int:

@@ -10,30 +10,31 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
-from unisono.engines.environment import environment
-from unisono.errors import EnrolmentError, NetworkError, ProtocolError, UnisonoError
+from unisono.errors import NetworkError, ProtocolError, UnisonoError
 from unisono.federation.tree import Tree
-from unisono.methods.registry import methods
-from unisono.network import pki
+from unisono.network import pki, renewing
 from unisono.network.agent import control
+from unisono.network.agent.about import about
 from unisono.network.agent.channel import grpc_
 from unisono.network.agent.dial import Line, Pace
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.inbox import Entry, Inbox
+from unisono.network.agent.marks import Marks
+from unisono.network.agent.monitor import Answers, Monitor, Parts
 from unisono.network.agent.requests import Requests
 from unisono.network.agent.studies import MakeWorker, Studies, make_worker
+from unisono.network.clock import LaterClock
 from unisono.network.link import SiteEnd
-from unisono.network.log import Clock, Listener, Log, nobody
-from unisono.network.pki import Credentials
+from unisono.network.log import Clock, Listener, Log, both, nobody
+from unisono.network.monitoring.address import Loopback, chosen
+from unisono.network.monitoring.listener import Listener as Monitoring
+from unisono.network.stopping import asked_by_signals
 from unisono.site.agent import Site, utc_now
 from unisono.site.workers.limits import check_platform
 
@@ -44,7 +45,8 @@ _TRY_AGAIN_S = 600.0
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve. farewell_s: how long the last answers may take to be sent when the agent is stopped."""
+    """How to serve. farewell_s: how long the last answers may take to be sent when the agent is stopped. metrics: where metrics
+    and health are shown, in the place of the setting."""
 
     pace: Pace = field(default_factory=Pace)
     clock: Clock = utc_now
@@ -52,6 +54,18 @@ class Options:
     listener: Listener = nobody
     proxy: str | None = None
     farewell_s: float = 10.0
+    metrics: str = ""
+
+
+async def serve_until_signalled(folder: AgentFolder, options: Options | None = None) -> None:
+    """As `serve`, until SIGTERM or SIGINT (`unisono.network.stopping`)."""
+    how = options or Options()
+
+    def late() -> None:
+        Log(folder.log, how.clock, how.listener).write("stop-late")
+
+    with asked_by_signals(late) as stop:
+        await serve(folder, stop, how)
 
 
 async def serve(folder: AgentFolder, stop: asyncio.Event, options: Options | None = None) -> None:
@@ -59,11 +73,13 @@ async def serve(folder: AgentFolder, stop: asyncio.Event, options: Options | Non
     coordinator that is away is waited for."""
     grpc_()
     check_platform()
-    folder.settings()  # says "join first" before anything is made
+    options = options or Options()
+    metrics = chosen(options.metrics, folder.settings().metrics)  # says "join first" before anything is made
     with folder.held():
-        agent = Agent(folder, options or Options())
+        agent = Agent(folder, options)
         try:
-            await agent.run(stop)
+            async with agent.monitored(metrics):
+                await agent.run(stop)
         finally:
             agent.close()
 
@@ -75,22 +91,58 @@ class Agent:
         self._folder = folder
         self._options = options
         self._settings = folder.settings()
-        self._log = Log(folder.log, options.clock, options.listener)
+        self._monitor = Monitor()
+        self._log = Log(folder.log, options.clock, both(self._monitor.hear, options.listener))
         self._credentials = folder.credentials()
         name, home = self._settings.name, folder.home
         policy = folder.policy()
         self._inbox = Inbox(folder.inbox)
-        self._site = Site(name, folder.path, home.identity(), policy, clock=options.clock)
+        self._later = LaterClock(options.clock)
+        self._site = Site(name, folder.path, home.identity(), policy, clock=options.clock, permits_until=self._later)
+        self._clock_trouble: NetworkError | None = None
         self._studies = Studies(folder, self._site, self._inbox, self._log, options.make_worker)
         self._requests = Requests(name, folder, self._inbox, self._studies, self._log, options.clock)
         self._requests.offered = lambda _: self._news.set()
-        self._end = SiteEnd(self._requests, secrets.token_hex(16))
+        self._answers = Answers(self._requests)
+        self._end = SiteEnd(self._answers, secrets.token_hex(16))
         proxy = options.proxy or self._settings.proxy
         self._line = Line(
-            self._settings.address, self._credentials, proxy, self._end, self._about, self._observed, options.pace
+            self._settings.address,
+            self._credentials,
+            proxy,
+            self._end,
+            self._about,
+            self._observed,
+            options.pace,
+            options.clock,
+            Marks(name, self._site.state.lineage, self._log),
         )
         self._news = asyncio.Event()
         self._telling = asyncio.Lock()
+
+    @asynccontextmanager
+    async def monitored(self, address: Loopback | None) -> AsyncIterator[None]:
+        """Show metrics and health meanwhile, if anywhere. `NetworkError` if they cannot be shown there."""
+        if address is None:
+            yield
+            return
+        parts = Parts(
+            self._folder,
+            self._settings.name,
+            self._line,
+            self._end,
+            self._answers,
+            self._inbox,
+            self._studies,
+            self._log,
+            self._options.clock,
+        )
+        shown = Monitoring(self._monitor.shown(parts), self._log)
+        await shown.start(address)
+        try:
+            yield
+        finally:
+            await shown.stop()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set."""
@@ -103,6 +155,7 @@ class Agent:
         try:
             await asyncio.wait([taking, stopped], return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
+                self._stopping()
                 return
             await taking
             kept = asyncio.ensure_future(self._line.keep())
@@ -111,6 +164,7 @@ class Agent:
             for task in tasks:
                 if task.done():
                     task.result()  # none of them ends by itself: a fault of ours is not hidden
+            self._stopping()
             await self._farewell(kept)
         finally:
             server.close()
@@ -126,7 +180,11 @@ class Agent:
 
     def _fault(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What went wrong in a task that nobody waits for: its kind, without the values that a traceback could show."""
-        self._log.write("fault", kind=type(context.get("exception")).__name__)
+        self._log.write("fault", to="", kind=type(context.get("exception")).__name__)
+
+    def _stopping(self) -> None:
+        self._monitor.is_stopping = True
+        self._log.write("stopping", answers=self._requests.busy, within_s=self._options.farewell_s)
 
     async def _farewell(self, kept: asyncio.Task[None]) -> None:
         """What is being answered is finished and sent, within bounds; then the connection ends."""
@@ -149,18 +207,15 @@ class Agent:
 
     def _about(self) -> Tree:
         """For the hello: versions, and what this machine has."""
-        versions = {name: kind.version for name, kind in methods().items()}
-        free = shutil.disk_usage(self._folder.path).free
-        return {
-            "methods": versions,
-            "environment": environment(),
-            "readiness": {"cpus": os.cpu_count() or 1, "disk_free_bytes": free, "studies": len(self._studies.taken_up)},
-        }
+        return about(self._folder, len(self._studies.taken_up), self._options.clock())
 
     def _observed(self, event: str, facts: dict[str, Any]) -> None:
         self._log.write(event, **facts)
         if event == "connected":
             self._news.set()
+            self._clock_trouble = self._later.hear(facts["clock_skew_s"])
+            if self._clock_trouble is not None:
+                self._log.refused("clock-wrong", self._clock_trouble)
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
@@ -174,7 +229,7 @@ class Agent:
                 for entry in self._inbox.untold():
                     await self._tell(entry)
             except UnisonoError as error:  # a full disk, say: told again at the next connection
-                self._log.refused("not-told", error)
+                self._log.refused("not-told", error, study="", decision="")
 
     async def _tell(self, entry: Entry) -> UnisonoError | None:
         """One decision; the error if the coordinator does not take it or is away. It is told again at the next connection."""
@@ -214,6 +269,7 @@ class Agent:
             "coordinator": self._settings.address,
             "connected": self._line.is_online,
             "trouble": None if trouble is None else trouble.to_dict(),
+            "clock": None if self._clock_trouble is None else self._clock_trouble.to_dict(),
             "studies": list(self._studies.taken_up),
             "pid": os.getpid(),
         }
@@ -253,34 +309,14 @@ class Agent:
                 await self._renew(now)
             except UnisonoError as error:
                 self._log.refused("not-renewed", error, expires=certificate.not_valid_after_utc.isoformat())
-                await asyncio.sleep(_TRY_AGAIN_S)
+                pending = error.rule == renewing.PENDING  # a person carries files
+                await asyncio.sleep(_LOOK_AGAIN.total_seconds() if pending else _TRY_AGAIN_S)
 
     async def _renew(self, now: datetime) -> None:
         """A new certificate for the same key, checked; and a new connection with it."""
-        key = pki.private_key_of(self._credentials.key_pem)
-        csr = pki.csr(key, "site", self._settings.name).public_bytes(Encoding.PEM).decode("ascii")
-        answer = await self._line.call({"call": "renew", "csr": csr})
-        chain = answer.get("certificate") if isinstance(answer, dict) else None
-        if not isinstance(chain, str):
-            raise EnrolmentError(
-                "The coordinator's answer holds no certificate.",
-                rule="renewal",
-                remedy="Ask its operator; the present certificate goes on until it expires.",
-            )
-        found = Credentials(self._credentials.key_pem, chain.encode(), self._credentials.ca_pem).checked()
-        peer, old = pki.peer_of(found.chain_pem), pki.peer_of(self._credentials.chain_pem)
-        if (peer.role, peer.name) != (old.role, old.name) or peer.not_after <= now:
-            raise EnrolmentError(
-                "The certificate that came is for somebody else, or expired already.",
-                rule="renewal",
-                remedy="Ask the coordinator's operator; the present certificate goes on until it expires.",
-            )
-        if peer.not_after <= old.not_after:
-            raise EnrolmentError(
-                "The coordinator gave no later certificate: its authority's own time ends.",
-                rule="renewal",
-                remedy="Ask the coordinator's operator for a new authority before then.",
-            )
+        answer = await self._line.call({"call": "renew", **renewing.body(self._credentials)})
+        found = renewing.renewed(self._credentials, answer, now)
+        peer = pki.peer_of(found.chain_pem)
         found.save(self._folder.tls)
         self._credentials = found
         self._log.write("renewed", fingerprint=peer.fingerprint, expires=peer.not_after.isoformat())

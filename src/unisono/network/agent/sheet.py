@@ -117,9 +117,9 @@ def _words(sheet: Sheet) -> list[str]:
         f"word-code of this list: {sheet.words}",
         "Every hospital must see the same word-code: compare it by telephone. The permit holds for this list only.",
     ]
-    missing = [site for site in sheet.roster.sites if site not in sheet.verified and site != sheet.permit.site]
-    if missing:
-        lines.append(f"Not verified here yet: {', '.join(missing)}.")
+    lines.append(f"{sheet.counted.sentence()}.")
+    if sheet.counted.unverified:
+        lines.append(f"Not verified here: {', '.join(sheet.counted.unverified)}.")
         lines.append(f"After a call: unisono site verify NAME --study {sheet.entry.id} --how '...'")
     return lines
 

@@ -6,6 +6,7 @@ begins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,24 +16,27 @@ from unisono.federation.storage import storage
 from unisono.network.agent import control, datasets
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.inbox import OVER, Entry, Inbox
+from unisono.network.enrolment.refusals import refused
 from unisono.network.enrolment.verified import Verified
-from unisono.network.wordcode import word_code
+from unisono.network.wordcode import same_words, word_code
 from unisono.protection.secagg.roster import Roster
 from unisono.site import gate
+from unisono.site.counted import Counted, counted
 from unisono.site.permit import Permit, propose
 
 
 @dataclass(frozen=True)
 class Sheet:
     """What the steward reads before deciding. permit: that approving would sign (unsigned), or that was signed. verified: sites
-    whose keys somebody here has verified out of band. check: what of this site's data would be used, or the error that says why
-    it cannot be."""
+    whose keys somebody here has verified out of band; counted: whether they are enough. check: what of this site's data would be
+    used, or the error that says why it cannot be."""
 
     entry: Entry
     permit: Permit
     roster: Roster
     words: str
     verified: frozenset[str]
+    counted: Counted
     check: datasets.LocalCheck | UnisonoError
 
 
@@ -62,6 +66,33 @@ class Desk:
         """How the serving agent stands; None if none serves."""
         return control.ask(self.folder.socket, {"do": "status"}, patience_s=10.0)
 
+    def verify(
+        self, sites: Sequence[str], study: str, how: str, by: str, now: datetime, words: str | None = None
+    ) -> Roster:
+        """Mark the keys of these sites, as they are in the list of that study, as verified out of band; gives the list. words: the
+        word-code that these hospitals read out, compared here.
+
+        `EnrolmentError` if a site is not in the list, or (``word-code-differs``) if they see another list than this site.
+        """
+        roster = self.inbox.find(study).sites()
+        for site in sites:
+            if site not in roster or site == self.settings.name:
+                raise refused(
+                    f"There is no other hospital {site[:64]!r} in the list of that study.",
+                    "known-sites",
+                    f"Its hospitals are {', '.join(roster.sites)}; this one is {self.settings.name}.",
+                )
+        if words is not None and not same_words(words, word_code(roster.digest)):
+            raise refused(
+                "The word-code that was read out is not the one that this hospital sees.",
+                "word-code-differs",
+                "Approve nothing: a hospital is shown other keys than the rest. Compare the fingerprints one by one (`unisono site "
+                "show`), and call the coordinator's operator.",
+            )
+        for site in sites:
+            self.verified().mark(site, roster[site], how, by, now)
+        return roster
+
     def verified(self) -> Verified:
         """This site's own marks: whose key somebody here has verified."""
         return Verified(self.folder.path / "verified.json")
@@ -69,21 +100,23 @@ class Desk:
     def sheet(self, name: str, dataset: str | None, now: datetime) -> Sheet:
         """Of the study of that id or digest. `PermitError` if there is none."""
         entry = self.inbox.find(name)
-        study, roster = entry.study(), entry.sites()
-        permit = entry.permits() if entry.permit else propose(study, roster, self.settings.name, now)
+        study, roster, here = entry.study(), entry.sites(), self.settings.name
+        verified = frozenset(self.verified().verified(roster))
+        permit = entry.permits() if entry.permit else propose(study, roster, here, now, verified)
+        enough = counted(roster.sites, here, permit.verified, study, self.folder.policy())
         found: datasets.LocalCheck | UnisonoError
         try:
             chosen = datasets.choose(self.folder, dataset or entry.dataset or None)
-            found = datasets.check(chosen, study, self.settings.name, self.folder.policy())
+            found = datasets.check(chosen, study, here, self.folder.policy())
         except UnisonoError as error:
             found = error
-        verified = frozenset(self.verified().verified(roster))
-        return Sheet(entry, permit, roster, word_code(roster.digest), verified, found)
+        return Sheet(entry, permit, roster, word_code(roster.digest), verified, enough, found)
 
     def approve(self, sheet: Sheet, now: datetime) -> Done:
         """Sign the permit, write it down, and let the agent take the study up.
 
-        Raises what stands in the way: the study was decided already or is over, its data cannot be read, a rule of this site.
+        Raises what stands in the way: the study was decided already or is over, too few of its sites are verified, its data
+        cannot be read, a rule of this site.
         """
         entry, check = sheet.entry, sheet.check
         if entry.decision != "open":
@@ -98,12 +131,13 @@ class Desk:
                 rule="study-over",
                 remedy="The researcher may submit it anew; it then waits here again.",
             )
+        sheet.counted.check(entry.id)
         if isinstance(check, UnisonoError):
             raise check
         if check.refusals:
             raise check.refusals[0]
         study, identity = entry.study(), self.folder.home.identity()
-        permit = propose(study, sheet.roster, self.settings.name, now).signed(identity)
+        permit = propose(study, sheet.roster, self.settings.name, now, sheet.verified).signed(identity)
         gate.consent(study, permit, sheet.roster, self.settings.name, identity)
         self.folder.home.keep(permit)
         self.inbox.approve(entry.digest, permit, check.dataset.name, now)

@@ -12,9 +12,11 @@ from contextlib import suppress
 
 from unisono.errors import PermitError, StorageError, UnisonoError
 from unisono.federation.exchange import Message
+from unisono.federation.lineage import Mark
 from unisono.network.agent import datasets
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.inbox import OVER, Entry, Inbox
+from unisono.network.beginning import Beginning
 from unisono.network.log import Log
 from unisono.site.agent import Site
 from unisono.site.worker import Worker
@@ -72,6 +74,20 @@ class Studies:
             assert entry is not None  # it has a standing
             self._try(entry)
 
+    def begun(self, study: str, run: str, beginning: Beginning) -> None:
+        """A site that was restored from a back-up answers a run only if it was begun under the permit that its steward signed since,
+        which the run's own name must prove."""
+        lineage = self._site.state.lineage
+        if lineage.may_answer(run):
+            return
+        entry = self._inbox.get(study)
+        if entry is not None and entry.permit and beginning.proves(run, self._site.name, entry.permit):
+            lineage.begin(run)
+
+    def mark(self) -> Mark:
+        """How far this site's memory has come."""
+        return self._site.state.lineage.mark()
+
     def _try(self, entry: Entry) -> None:
         try:
             self.take_up(entry)
@@ -110,11 +126,12 @@ class Studies:
         self._inbox.trouble(entry.digest, "")
         self._log.write("taken-up", study=entry.digest, id=entry.id, dataset=entry.dataset)
 
-    def stop(self, study: str) -> None:
+    def stop(self, study: str, why: str = "withdrawn") -> None:
         """Answer nothing more of a study: its worker is ended, in the middle of an answer too, and keys that were sent ahead are
-        forgotten."""
-        if self._let_go(study):  # first: an answer that is being made holds the site's lock
-            self._site.withdraw(study)
+        forgotten. why: as the audit log says it; of itself, this site's steward withdrew it."""
+        known = self._let_go(study)  # first: an answer that is being made holds the site's lock
+        if known or self._site.knows(study):
+            self._site.release(study, why)
             self._log.write("stopped", study=study)
 
     def rest(self, study: str) -> None:
@@ -134,6 +151,13 @@ class Studies:
     def taken_up(self) -> tuple[str, ...]:
         """Digests of the studies that are answered now."""
         return tuple(sorted(self._admitted))
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Of the worker processes that there are now."""
+        with self._lock:
+            workers = list(self._workers.values())
+        return [worker.pid for worker in workers if isinstance(worker, ProcessWorker) and worker.pid is not None]
 
     def close(self) -> None:
         """End every worker. The site is closed by whoever made it."""

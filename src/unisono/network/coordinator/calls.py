@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from unisono.errors import NetworkError, ProtocolError, StudyError
+from unisono.errors import EnrolmentError, NetworkError, ProtocolError, StudyError
 from unisono.federation.tree import Tree
 from unisono.methods.registry import check as method_checks
 from unisono.network import pki
@@ -24,8 +24,10 @@ from unisono.network.enrolment.accepting import accept
 from unisono.network.enrolment.invitations import Invitations
 from unisono.network.enrolment.joining import JoinRequest
 from unisono.network.enrolment.members import Member, Members
+from unisono.network.enrolment.renewals import Renewals
 from unisono.network.enrolment.token import INVITATION_DAYS, Token
 from unisono.network.pki import Peer, Role
+from unisono.network.renewing import PENDING
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
 from unisono.study.load import load
@@ -45,6 +47,7 @@ class Service:
     sites: Sites
     members: Members
     invitations: Invitations
+    renewals: Renewals
     authority: Authority
     address: str
     clock: Callable[[], datetime]
@@ -81,6 +84,7 @@ class Calls:
                 "invite": self._invite,
                 "revoke": self._revoke,
                 "readiness": self._readiness,
+                "snapshot": self._snapshot,
                 "studies": self._list,
                 "status": self._status,
                 "cancel": self._cancel,
@@ -129,12 +133,32 @@ class Calls:
         return _short(self._studies.withdraw(peer.name, _text(tree, "study"), _why(tree)))
 
     def _renew(self, peer: Peer, tree: Tree) -> Tree:
-        """Another certificate for a key that the member has one for already."""
+        """A later certificate for the key of the one that the call came with; where the authority's key is elsewhere, what came back
+        from there."""
         service, now = self._service, self._service.clock()
-        request = pki.csr_of(_text(tree, "csr").encode())
-        certificate = service.authority.issue(request, peer.role, peer.name, now=now)
-        service.members.renewed(certificate, now)
-        return {"certificate": pki.pem(certificate).decode(), "ca": service.authority.ca_pem.decode()}
+        present = pki.certificate_of(_text(tree, "certificate").encode())
+        if pki.fingerprint(present) != peer.fingerprint:
+            raise NetworkError(
+                "A certificate is renewed by whoever holds its key.",
+                rule="renewal",
+                remedy="Call with the certificate that is to be renewed.",
+            )
+        if service.authority.can_issue:
+            certificate = pki.pem(service.authority.renewed(present, now=now))
+            service.members.renewed(pki.certificate_of(certificate), now)
+        else:
+            certificate = self._carried(pki.pem(present), now)
+        return {"certificate": certificate.decode(), "ca": service.authority.ca_pem.decode()}
+
+    def _carried(self, present: bytes, now: datetime) -> bytes:
+        answer = self._service.renewals.ask(present, now)
+        if answer is None:
+            raise EnrolmentError(
+                "The renewal was noted, and waits for the authority's key, which is on another machine.",
+                rule=PENDING,
+                remedy="Nothing to do: it is asked again by itself. The operator carries `unisono coordinator pending` to the key.",
+            )
+        return answer
 
     # -- researchers --------------------------------------------------------------------------------------------------
 
@@ -222,15 +246,14 @@ class Calls:
         service.changed()
         return {"revoked": list(marks)}
 
+    async def _snapshot(self, _: Peer, __: Tree) -> Tree:
+        """A copy of the store in the coordinator's folder, for a back-up that is made there (`unisono.network.backup`)."""
+        await asyncio.to_thread(self._studies.store.snapshot)
+        return {}
+
     def _readiness(self, _: Peer, __: Tree) -> Tree:
-        """What each site says of itself."""
-        lines = {line.name: line for line in self._service.sites.lines()}
-        found = {}
-        for name in self._service.members.roster():
-            line = lines.get(name)
-            online = line is not None and line.end.is_online
-            found[name] = {"online": online, "about": {} if line is None else line.about}
-        return {"sites": found}
+        """What each site says of itself, and when it was there."""
+        return {"sites": {name: self._service.sites.line(name).to_tree() for name in self._service.members.roster()}}
 
     # -- which study --------------------------------------------------------------------------------------------------
 

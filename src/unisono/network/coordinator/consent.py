@@ -8,12 +8,15 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from unisono.errors import PermitError, ProtocolError
+from unisono.methods.registry import versions_for
+from unisono.methods.versions import same_methods
 from unisono.network.coordinator.store import Asked
 from unisono.site.permit import Permit
 
 
 def checked_permit(text: str, asked: Asked, site: str, now: datetime) -> Permit:
-    """The permit in a JSON text. `PermitError` naming what is wrong with it."""
+    """The permit in a JSON text. `PermitError` naming what is wrong with it; `ProtocolError` if it is for another version of a
+    method than runs here."""
     try:
         permit = Permit.model_validate_json(text)
         signature = bytes.fromhex(permit.signature)
@@ -41,8 +44,14 @@ def checked_permit(text: str, asked: Asked, site: str, now: datetime) -> Permit:
             "permit-signature",
             "Sign it with the identity that the site joined with.",
         ) from error
+    same_methods(versions_for(asked.study()), {a.method: a.version for a in permit.allowances}, site)
     if permit.expires.tzinfo is None or permit.expires <= now:
-        raise _refused("The permit has expired.", "permit-expired", "Ask the data steward to renew it.")
+        raise _refused(
+            f"{site}'s permit expired on {permit.expires:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} here.",
+            "permit-expired",
+            "Cancel the study and submit it again, so that the data steward can approve it anew. If it is not that late, set the "
+            "clocks of coordinator and site by a time server (NTP).",
+        )
     return permit
 
 

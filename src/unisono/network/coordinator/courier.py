@@ -4,17 +4,22 @@ is forgotten by a restart of either."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from unisono.errors import StorageError, UnisonoError
+from unisono.methods.registry import versions_for
 from unisono.network.coordinator.home import CoordinatorHome
 from unisono.network.coordinator.running import result_files
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import Delivery, Store
 from unisono.network.link import Restarted
+
+_TRY_AGAIN_S = (1.0, 60.0)
+"""What could not be kept is told again: after so long at first, and at last."""
 
 
 class Courier:
@@ -37,6 +42,11 @@ class Courier:
         self._news, self._told = asyncio.Event(), asyncio.Event()
         self._task = asyncio.ensure_future(self._tell())
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still tells; it ends only when it is stopped, or by a fault of ours."""
+        return not self._task.done()
+
     def look(self) -> None:
         """There may be something new."""
         self._news.set()
@@ -53,15 +63,18 @@ class Courier:
         return self._task
 
     async def _tell(self) -> None:
+        wait_s: float | None = None
         while True:
             self._news.clear()
             try:
-                told = await self._told_one()
-            except StorageError as error:  # a full disk, here or there: kept until something changes
+                told, wait_s = await self._told_one(), None
+            except StorageError as error:  # a full disk, here or there: kept, and tried again
                 self._refused(None, error)
-                told = False
+                told, wait_s = False, min(2 * (wait_s or _TRY_AGAIN_S[0]), _TRY_AGAIN_S[1])
             if not told:
-                await self._news.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._news.wait()
 
     async def _told_one(self) -> bool:
         """Tell the site the first thing that it does not know; False if it knows everything."""
@@ -92,7 +105,11 @@ class Courier:
                 "signature": asked.signature.to_tree(),
                 "roster": asked.roster.to_tree(),
                 "submitted": asked.submitted.isoformat(),
+                "methods": versions_for(asked.study()),
             }
+        if delivery.kind == "state" and self.site not in asked.roster:
+            why = "The study is asked of the other hospitals alone, since this one had not approved it in time."
+            return {"to": "state", "study": asked.digest, "state": "cancelled", "why": why}
         if delivery.kind == "state":
             return {"to": "state", "study": asked.digest, "state": asked.state, "why": asked.why}
         folder = self._home.folder(asked.id, asked.digest)

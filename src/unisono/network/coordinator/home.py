@@ -18,6 +18,7 @@ from unisono.errors import NetworkError
 from unisono.federation.storage import storage, write_whole
 from unisono.network import pki
 from unisono.network.authority import Authority
+from unisono.network.monitoring.address import loopback
 from unisono.network.pki import Credentials
 
 SETTINGS = "coordinator.json"
@@ -29,7 +30,8 @@ class Limits(BaseModel):
 
     connections: TCP connections at a time, of everybody, those in a handshake too. streams: calls and site streams at a
     time, of everybody; per_peer: of one certificate. handshake_s: seconds for a TLS handshake. message_bytes: one answer
-    of a site, whole. studies: that may wait or run at a time; running: that run at a time.
+    of a site, whole. studies: that may wait or run at a time; per_researcher: of one researcher; running: that run at a time
+    (one that waits for a site which is away lets another run); document_bytes, analyses: of one study.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +42,9 @@ class Limits(BaseModel):
     handshake_s: float = Field(default=15.0, gt=0)
     message_bytes: int = Field(default=2**31, ge=2**20)
     studies: int = Field(default=1000, ge=1)
+    per_researcher: int = Field(default=100, ge=1)
+    document_bytes: int = Field(default=2**20 - 1024, ge=1024)
+    analyses: int = Field(default=100, ge=1)
     running: int = Field(default=4, ge=1)
 
 
@@ -47,7 +52,8 @@ class Settings(BaseModel):
     """What the operator may set. listen: where the service listens; hosts: the names and addresses at which it is reached,
     which its certificate carries; address: what tokens tell newcomers to dial, ``hosts[0]`` with the port that is listened
     on if it is empty; heartbeat_s: below the idle time-outs of common proxies (30 s to 60 s); grace_s: how long a lost link
-    may take to come back before a run counts the site as lost."""
+    may take to come back before a run counts the site as lost; metrics: where metrics and health are shown, an address of
+    loopback (`NetworkError` for another), nowhere if it is empty."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,6 +64,12 @@ class Settings(BaseModel):
     heartbeat_s: float = Field(default=15.0, ge=0.05, le=3600)
     grace_s: float = Field(default=30.0, ge=0)
     limits: Limits = Limits()
+    metrics: str = ""
+
+    @field_validator("metrics")
+    @classmethod
+    def _on_loopback(cls, value: str) -> str:
+        return str(loopback(value)) if value else ""
 
     @field_validator("listen")
     @classmethod
@@ -78,8 +90,9 @@ class CoordinatorHome:
     def create(
         cls, path: Path, settings: Settings, *, now: datetime, authority: Authority | None = None
     ) -> CoordinatorHome:
-        """A new folder: settings, and the service's own key and certificate. authority: one whose key is kept elsewhere;
-        without it, a new one is made here. `NetworkError` if there is a coordinator already."""
+        """A new folder: settings, and the service's own key and certificate. authority: one of another folder; where its key is
+        kept elsewhere, the certificate is asked for (`unisono.network.coordinator.apart`). Without it, a new one is made here.
+        `NetworkError` if there is a coordinator already."""
         home = cls(path)
         if (path / SETTINGS).exists():
             raise NetworkError(
@@ -92,8 +105,12 @@ class CoordinatorHome:
             path.chmod(0o700)
         authority = authority or Authority.create(path, settings.name, now=now)
         key = pki.make_key()
-        certificate = authority.issue(key.public_key(), "coordinator", settings.name, now=now, hosts=settings.hosts)
-        Credentials(pki.private_pem(key), pki.pem(certificate), authority.ca_pem).save(path)
+        if authority.can_issue:
+            certificate = authority.issue(key.public_key(), "coordinator", settings.name, now=now, hosts=settings.hosts)
+            Credentials(pki.private_pem(key), pki.pem(certificate), authority.ca_pem).save(path)
+        else:
+            write_whole(path / "tls.key", pki.private_pem(key), "private key", mode=0o600)
+            write_whole(path / "ca.pem", authority.ca_pem, "authority's certificate")
         home.keep(settings)
         return home
 
@@ -127,8 +144,20 @@ class CoordinatorHome:
         return Authority.open(self.path)
 
     def credentials(self) -> Credentials:
-        """The service's own."""
+        """The service's own. `NetworkError` (``certificate-pending``) while the authority has not made its certificate."""
+        if not self.certified:
+            raise NetworkError(
+                f"The server in {self.path} has no certificate yet: it waits for the authority's key, which is elsewhere.",
+                rule="certificate-pending",
+                remedy="Carry what `unisono coordinator pending` writes to the machine with the key (`unisono authority sign`), and "
+                "the answers back: `unisono coordinator accept`.",
+            )
         return Credentials.load(self.path)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the service has a certificate."""
+        return (self.path / "tls.pem").exists()
 
     @property
     def members(self) -> Path:
@@ -139,6 +168,11 @@ class CoordinatorHome:
     def invitations(self) -> Path:
         """Who may join."""
         return self.path / "invitations.db"
+
+    @property
+    def renewals(self) -> Path:
+        """Who waits for a later certificate, where the authority's key is elsewhere."""
+        return self.path / "renewals.db"
 
     @property
     def store(self) -> Path:

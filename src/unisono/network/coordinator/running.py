@@ -15,13 +15,14 @@ from unisono.engines.embedded.run import Run
 from unisono.errors import ParticipationError, StorageError, UnisonoError
 from unisono.federation.events import Event
 from unisono.federation.exchange import Exchange
+from unisono.network.coordinator.beginnings import Beginnings
 from unisono.protection.secagg.roster import Roster
 from unisono.report.audience import FILE as FILES
 from unisono.report.files import write
 from unisono.study.document import Study
 
 EXCHANGE = "grpc"
-_PRIVATE = ("journal.db", "run.lock")
+_PRIVATE = ("journal.db", "run.lock", "consents.json")
 """What of a run's folder stays with the coordinator: opened sums, small numbers not blanked."""
 _writing = threading.Lock()
 """Figures are drawn by one thread at a time: matplotlib's settings are the process's."""
@@ -49,10 +50,17 @@ class StudyRun:
     """A study that is being answered. observer: told every event, from the run's thread."""
 
     def __init__(
-        self, study: Study, roster: Roster, folder: Path, exchange: Exchange, observer: Callable[[Event], None]
+        self,
+        study: Study,
+        roster: Roster,
+        folder: Path,
+        exchange: Exchange,
+        beginnings: Beginnings,
+        observer: Callable[[Event], None],
     ) -> None:
         self.study = study
-        self.place = Place(folder, roster)
+        self.place = Place(folder, roster, name=beginnings.name)
+        self._beginnings = beginnings
         self._exchange = exchange
         self._observer = observer
         self._events: list[Event] = []
@@ -67,6 +75,11 @@ class StudyRun:
             return asyncio.run(self._answer_all())
         except asyncio.CancelledError:
             return None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
 
     def stop(self) -> None:
         """End `work` soon, from any thread: at the next message that it waits for. Journals are closed."""
@@ -89,6 +102,10 @@ class StudyRun:
     async def _answered(self) -> Ended:
         outcomes: dict[str, Outcome] = {}
         errors: dict[str, UnisonoError] = {}
+        try:
+            await asyncio.to_thread(self._beginnings.prepare)
+        except UnisonoError as error:
+            return Ended((), {"run": error})
         for name in self.study.analyses:
             try:
                 outcomes[name] = await answer_analysis(
@@ -98,7 +115,10 @@ class StudyRun:
                 errors[name] = error
         outcomes = with_remarks(self.study, outcomes, simulated=False)
         errors |= {name: outcome.error for name, outcome in outcomes.items() if outcome.error is not None}
-        await asyncio.to_thread(self._write, outcomes)
+        try:
+            await asyncio.to_thread(self._write, outcomes)
+        except UnisonoError as error:  # every sum is in the journals: the next time only the results are written
+            errors["results"] = error
         return Ended(tuple(n for n, o in outcomes.items() if o.answer is not None), errors)
 
     def _observe(self, event: Event) -> None:
@@ -118,7 +138,8 @@ def result_files(folder: Path) -> dict[str, bytes]:
         return {}
     found = {}
     for path in sorted(folder.rglob("*")):
-        private = any(path.name.startswith(name) for name in _PRIVATE) or path.name.endswith(".new")
+        parts = path.relative_to(folder).parts
+        private = any(part.startswith(_PRIVATE) for part in parts) or path.name.endswith(".new")
         if path.is_file() and not private:
             try:
                 found[path.relative_to(folder).as_posix()] = path.read_bytes()

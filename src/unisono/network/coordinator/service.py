@@ -9,32 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.message import DecodeError
 from threadpoolctl import threadpool_limits
 
-from unisono.errors import MissingExtra, NetworkError, ProtocolError, UnisonoError
-from unisono.federation.tree import Tree, pack, unpack
+from unisono.errors import MissingExtra, NetworkError, UnisonoError
+from unisono.federation.tree import Tree, pack
 from unisono.methods.registry import methods
 from unisono.network import pki
 from unisono.network.coordinator.calls import Calls, Service, member_tree
+from unisono.network.coordinator.certificate import ServerCertificate
 from unisono.network.coordinator.home import CoordinatorHome, Settings
+from unisono.network.coordinator.marks import Marks
+from unisono.network.coordinator.monitor import Monitor, Parts
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import Store
 from unisono.network.coordinator.stream import Stream
 from unisono.network.coordinator.studies import Studies, stopping
 from unisono.network.enrolment.invitations import Invitations
 from unisono.network.enrolment.members import Members
+from unisono.network.enrolment.renewals import Renewals
 from unisono.network.link import Restarted
-from unisono.network.log import Log
+from unisono.network.log import Listener as LogListener
+from unisono.network.log import Log, both, nobody
+from unisono.network.monitoring.address import chosen
+from unisono.network.monitoring.listener import Listener
 from unisono.network.pki import Peer, Role
 from unisono.network.preflight.service import Probes
+from unisono.network.stopping import asked_by_signals
+from unisono.network.wire.envelope import command_of
 from unisono.network.wire.parcel import CHUNK_BYTES
 from unisono.network.wire.unisono_pb2 import Packed
 
@@ -72,9 +79,19 @@ def grpc_() -> Any:
 
 
 class Coordinator:
-    """One coordinator: `start` it, and `stop` it. Both in one event loop, which is the service's."""
+    """One coordinator: `start` it, and `stop` it. Both in one event loop, which is the service's.
 
-    def __init__(self, home: CoordinatorHome, *, clock: Callable[[], datetime] = utc_now) -> None:
+    metrics: where metrics and health are shown, in the place of the setting (`NetworkError` unless on loopback). listener: is told the log's events.
+    """
+
+    def __init__(
+        self,
+        home: CoordinatorHome,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        metrics: str = "",
+        listener: LogListener = nobody,
+    ) -> None:
         self.home = home
         self.settings: Settings = home.settings()
         self.clock = clock
@@ -83,6 +100,9 @@ class Coordinator:
         self._live: Counter[str] = Counter()
         self._errands: set[asyncio.Task[None]] = set()
         self._probes = Probes(self.settings.heartbeat_s)
+        self._metrics = chosen(metrics, self.settings.metrics)
+        self._listener = listener
+        self._monitor = Monitor()
 
     async def start(self) -> int:
         """Listen; go on with what a restart interrupted. The port. `NetworkError` if it cannot be listened on, `StorageError`
@@ -99,7 +119,7 @@ class Coordinator:
         methods()  # imported now, and not while the first study is submitted
         # As in the embedded engine: sums must not depend on how many threads happen to be free.
         opened.callback(threadpool_limits(limits=1).restore_original_limits)
-        self._log = Log(home.log, self.clock)
+        self._log = Log(home.log, self.clock, both(self._monitor.tally, self._listener))
         opened.callback(self._log.close)
         self._store = Store(home.store)
         opened.callback(self._store.close)
@@ -107,10 +127,24 @@ class Coordinator:
         opened.callback(self._members.close)
         self._invitations = Invitations(home.invitations)
         opened.callback(self._invitations.close)
+        self._renewals = Renewals(home.renewals)
+        opened.callback(self._renewals.close)
         opened.push_async_callback(self._end_errands)
+        self.certificate = ServerCertificate(home, self._log, self.clock)
+        self._errand(self.certificate.keep())
         self.sites = Sites(self.settings.grace_s, limits.message_bytes, self._site_changed)
         opened.callback(self.sites.close)
-        self.studies = Studies(home, self._store, self.sites, self._log, self.clock, limits)
+        observed = self._monitor.steps.see
+        self.marks = Marks(
+            self._store,
+            self._log,
+            lambda name: self._members.find(name).identity,
+            self._site_restored,
+            self._rolled_back,
+        )
+        self.sites.heard = self.marks.heard
+        self.studies = Studies(home, self._store, self.sites, self._log, self.clock, limits, observed, self.marks.opened)
+        await self._monitored(opened)
         server = self._listening()
         opened.push_async_callback(server.stop, _STOP_S)
         opened.push_async_callback(self.studies.stop)
@@ -120,6 +154,7 @@ class Coordinator:
                 self.sites,
                 self._members,
                 self._invitations,
+                self._renewals,
                 home.authority(),
                 self.settings.address or f"{self.settings.hosts[0]}:{self.port}",
                 self.clock,
@@ -134,8 +169,32 @@ class Coordinator:
         """Say good-bye to every site, close every journal, and listen no more. What ran goes on at the next start."""
         for stream in list(self._streams):
             stream.close(stopping())
-        self._log.write("stopping")
+        self._monitor.is_stopping = True
+        self._log.write("stopping", studies=self.studies.running, calls=self._live.total())
         await self._opened.aclose()
+
+    async def _monitored(self, opened: AsyncExitStack) -> None:
+        """Show metrics and health, where they are asked for; until everything that was opened after them is closed."""
+        if self._metrics is not None:
+            parts = Parts(
+                self.home,
+                self.settings.name,
+                self._store,
+                self._members,
+                self.sites,
+                self.studies,
+                self._log,
+                self.clock,
+                lambda: len(self._streams),
+                self._live.total,
+            )
+            shown = Listener(self._monitor.shown(parts), self._log)
+            await shown.start(self._metrics)
+            opened.push_async_callback(shown.stop)
+
+    def late(self) -> None:
+        """It was to stop, and has not in time: say so. From any thread."""
+        self._log.write("stop-late")
 
     async def _end_errands(self) -> None:
         for errand in list(self._errands):
@@ -144,11 +203,8 @@ class Coordinator:
         self._log.write("stopped")
 
     def _listening(self) -> Any:
-        grpc, settings, credentials = grpc_(), self.settings, self.home.credentials()
+        grpc, settings = grpc_(), self.settings
         limits, beat_ms = settings.limits, round(settings.heartbeat_s * 1000)
-        secure = grpc.ssl_server_credentials(
-            [(credentials.key_pem, credentials.chain_pem)], credentials.ca_pem, require_client_auth=True
-        )
         options = [
             ("grpc.max_receive_message_length", FRAME_BYTES),
             ("grpc.max_send_message_length", -1),  # results; who asked has a limit of their own
@@ -172,7 +228,7 @@ class Coordinator:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         try:
-            self.port = server.add_secure_port(settings.listen, secure)
+            self.port = server.add_secure_port(settings.listen, self.certificate.secure(grpc))
         except RuntimeError as error:
             self.port = 0
             raise NetworkError(
@@ -226,17 +282,17 @@ class Coordinator:
             with self._counted(peer):
                 await self._site(peer, context)
         except UnisonoError as error:
-            self._log.write("refused", call="connect", rule=error.rule)
+            self._log.write("refused", call="connect", by="", rule=error.rule)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{error.what} {error.remedy}")
         except Exception as error:  # noqa: BLE001  (the other end vanished; or a fault of ours, which ends no other stream)
-            self._log.write("connection-broken", kind=type(error).__name__)
+            self._log.write("connection-broken", call="connect", kind=type(error).__name__)
 
     async def _site(self, peer: Peer, context: Context) -> None:
         def still() -> None:
             self._checked(peer, ("site",))
 
         settings = self.settings
-        stream = Stream(context, peer, self.sites, self._log, self.clock, settings.heartbeat_s, still)
+        stream = Stream(context, peer, self.sites, self.marks, self._log, self.clock, settings.heartbeat_s, still)
         self._streams.add(stream)
         try:
             await stream.serve(settings.limits.handshake_s)
@@ -252,10 +308,10 @@ class Coordinator:
             with self._counted(peer):
                 await self._probes.serve(peer, context.read, context.write)
         except UnisonoError as error:
-            self._log.write("refused", call="probe", rule=error.rule)
+            self._log.write("refused", call="probe", by="", rule=error.rule)
             await context.abort(grpc_().StatusCode.PERMISSION_DENIED, f"{error.what} {error.remedy}")
         except Exception as error:  # noqa: BLE001  (as in a stream)
-            self._log.write("connection-broken", kind=type(error).__name__)
+            self._log.write("connection-broken", call="probe", kind=type(error).__name__)
 
     async def _join(self, request: bytes, context: Context) -> bytes:
         async def joined(peer: Peer, tree: Tree) -> Tree:
@@ -285,7 +341,7 @@ class Coordinator:
             peer = self._peer(context, *roles)
             who = peer.name
             with self._counted(peer):
-                return _packed({"ok": await answer(peer, _tree(request))})
+                return _packed({"ok": await answer(peer, command_of(request))})
         except UnisonoError as error:
             self._log.write("refused", call=name, by=who, rule=error.rule)
             return _packed({"error": error.to_dict()})
@@ -298,14 +354,14 @@ class Coordinator:
         try:
             peer = self._peer(context, *roles)
             with self._counted(peer):
-                async for tree in self._calls.watch(peer, _tree(request)):
+                async for tree in self._calls.watch(peer, command_of(request)):
                     self._checked(peer, roles)
                     yield _packed({"ok": tree})
         except UnisonoError as error:
-            self._log.write("refused", call="watch", rule=error.rule)
+            self._log.write("refused", call="watch", by="", rule=error.rule)
             yield _packed({"error": error.to_dict()})
         except Exception as error:  # noqa: BLE001  (as in a call)
-            self._log.write("fault", call="watch", kind=type(error).__name__)
+            self._log.write("fault", call="watch", by="", kind=type(error).__name__)
             yield _packed({"error": _fault(error).to_dict()})
 
     # -- what changes -------------------------------------------------------------------------------------------------
@@ -314,6 +370,12 @@ class Coordinator:
         self.studies.site_changed(name)
         if self.sites.line(name).end.is_online:
             self._tell_roster(name)
+
+    def _site_restored(self, site: str, made: str) -> None:
+        self.studies.site_restored(site, made)
+
+    def _rolled_back(self, site: str) -> None:
+        self.studies.rolled_back(site)
 
     def _members_changed(self) -> None:
         for line in self.sites.lines():
@@ -331,7 +393,11 @@ class Coordinator:
             except (Restarted, UnisonoError):
                 self._log.write("roster-missed", site=name)
 
-        task = asyncio.ensure_future(tell())
+        self._errand(tell())
+
+    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that is done beside everything else, until the service ends."""
+        task = asyncio.ensure_future(work)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
 
@@ -347,30 +413,25 @@ class Coordinator:
                     stream.leave()
 
 
-async def serve(home: CoordinatorHome, ready: Callable[[int], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT, and then stop in order. ready: called with the port."""
-    coordinator, over = Coordinator(home), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, over.set)
-    ready(await coordinator.start())
-    try:
-        await over.wait()
-    finally:
-        await coordinator.stop()
-        # gRPC's own tasks end some turns of the loop later; cancelled by the loop's end, they would print a traceback.
-        others = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-        if others:
-            await asyncio.wait(others, timeout=_PARTING_S)
-
-
-def _tree(request: bytes) -> Tree:
-    try:
-        return unpack(Packed.FromString(request).tree)
-    except DecodeError as error:
-        raise ProtocolError(
-            "A call cannot be read.", rule="message-format", remedy="Both ends must run the same version of Unisono."
-        ) from error
+async def serve(
+    home: CoordinatorHome,
+    ready: Callable[[int], None] = lambda _: None,
+    *,
+    metrics: str = "",
+    listener: LogListener = nobody,
+) -> None:
+    """Serve until SIGTERM or SIGINT, and then stop in order (`unisono.network.stopping`). ready: called with the port."""
+    coordinator = Coordinator(home, metrics=metrics, listener=listener)
+    with asked_by_signals(coordinator.late) as over:
+        ready(await coordinator.start())
+        try:
+            await over.wait()
+        finally:
+            await coordinator.stop()
+            # gRPC's own tasks end some turns of the loop later; cancelled by the loop's end, they would print a traceback.
+            others = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+            if others:
+                await asyncio.wait(others, timeout=_PARTING_S)
 
 
 def _packed(tree: Tree) -> bytes:

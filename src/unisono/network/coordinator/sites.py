@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from unisono.errors import NetworkError, ProtocolError, UnisonoError
-from unisono.federation.exchange import LinkLost, Message, SlotLost
+from unisono.federation.exchange import LinkLost, Message, SlotLost, run_of
+from unisono.federation.lineage import Mark
 from unisono.federation.tree import Tree
 from unisono.network.link import CoordinatorEnd, Restarted
+from unisono.network.marks import from_tree
 from unisono.network.wire.messages import answer_from, request_tree
 
 T = TypeVar("T")
@@ -37,7 +41,8 @@ class Connection(Protocol):
 
 @dataclass
 class Line:
-    """One site. about: what it said of itself with its hello; lost: away for longer than the time of grace."""
+    """One site. about: what it said of itself with its hello; lost: away for longer than the time of grace. seen: when it came, or
+    was there last; expires: its certificate; skew_s: by how much its clock was ahead when it came."""
 
     name: str
     end: CoordinatorEnd
@@ -45,6 +50,25 @@ class Line:
     about: dict[str, Any] = field(default_factory=dict)
     lost: bool = False
     timer: asyncio.TimerHandle | None = None
+    seen: datetime | None = None
+    expires: datetime | None = None
+    skew_s: float | None = None
+
+    def to_tree(self) -> dict[str, Any]:
+        """For the operator's board."""
+        return {
+            "online": self.end.is_online,
+            "about": self.about,
+            "seen": None if self.seen is None else self.seen.isoformat(timespec="seconds"),
+            "expires": None if self.expires is None else self.expires.isoformat(timespec="seconds"),
+            "clock_skew_s": self.skew_s,
+        }
+
+    @property
+    def methods(self) -> dict[str, Any]:
+        """Versions by method, as the site said; nothing while it is away, since it may come back with others."""
+        said = self.about.get("methods") if self.end.is_online else None
+        return said if isinstance(said, dict) else {}
 
 
 class Sites:
@@ -59,12 +83,15 @@ class Sites:
         self.grace_s = grace_s
         self._limit = message_bytes
         self._changed = changed
+        self.heard: Callable[[str, Mark], None] = lambda *_: None
+        """Called with a site's mark, which comes beside an answer."""
         self._lines: dict[str, Line] = {}
+        self._before = beginning()
 
     def line(self, name: str) -> Line:
         """The line of a site; a site that was never here has the time of grace to come."""
         if name not in self._lines:
-            self._lines[name] = Line(name, CoordinatorEnd(self._limit))
+            self._lines[name] = Line(name, CoordinatorEnd(self._limit, self._before))
             self._wait(self._lines[name])
         return self._lines[name]
 
@@ -118,9 +145,18 @@ class Sites:
                 remedy="It runs another version of Unisono, or altered software; nothing was used of it.",
                 where=f"site {name}",
             )
+        mark = from_tree(answer.pop("mark", None))
+        if mark is not None:
+            self.heard(name, mark)
         if answer["kind"] == "error":
             raise refusal(answer.get("error"), name)
         return answer
+
+
+def beginning() -> int:
+    """The number before a service's first request, drawn anew at every start: requests have 64 bits for their numbers on the
+    wire, so that none ever runs out, and no two lives of a coordinator meet."""
+    return secrets.randbits(56)
 
 
 async def at_once(site: str) -> None:
@@ -132,21 +168,33 @@ class NetworkExchange:
     """Carries a run's messages to the sites, from any event loop in any thread to the service's and back.
 
     before: awaited, in the service's loop, before a site is asked for the first time: it must know that the study runs.
+    beginning: under which permits the runs were begun, which goes to a site until it has answered a message of a run.
     """
 
-    def __init__(self, sites: Sites, before: Callable[[str], Awaitable[None]] = at_once) -> None:
+    def __init__(
+        self,
+        sites: Sites,
+        before: Callable[[str], Awaitable[None]] = at_once,
+        beginning: Callable[[], Tree] = lambda: None,
+    ) -> None:
         self._sites = sites
         self._before = before
+        self._beginning = beginning
         self._begun: set[str] = set()
+        self._shown: set[tuple[str, str]] = set()
 
     async def request(self, site: str, message: Message) -> object:
         """The site's answer. `LinkLost` if the site is away for longer than the time of grace, or was restarted; `SlotLost`
         if it is there without the slot's secrets; the site's own `UnisonoError`."""
-        tree = {"to": "exchange", "message": request_tree(message)}
+        tree: dict[str, Tree] = {"to": "exchange", "message": request_tree(message)}
+        shown = site, run_of(message)
+        if shown not in self._shown:
+            tree["begun"] = self._beginning()
         try:
             answer = await self._there(self._ask(site, tree))
         except Restarted:
             raise LinkLost(site, message.phase) from None
+        self._shown.add(shown)
         if answer["kind"] == "slot-lost":
             raise SlotLost(site, message.phase)
         return answer_from(answer)

@@ -7,14 +7,16 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from unisono.errors import StorageError, StudyError
-from unisono.federation.storage import begun, storage
+from unisono.federation import lineage
+from unisono.federation.lineage import Mark
+from unisono.federation.storage import begun, is_new, storage
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
 from unisono.study.document import Study
@@ -37,6 +39,10 @@ _SCHEMA = (
     " permit TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (study, site))",
     "CREATE TABLE deliveries (seq INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT NOT NULL, study TEXT NOT NULL,"
     " kind TEXT NOT NULL, UNIQUE (site, study, kind))",
+)
+_MARKS = (
+    "CREATE TABLE IF NOT EXISTS marks (seq INTEGER PRIMARY KEY AUTOINCREMENT, site TEXT NOT NULL, identity TEXT NOT NULL,"
+    " lineage TEXT NOT NULL, count INTEGER NOT NULL, restored TEXT NOT NULL, UNIQUE (site, identity, lineage))"
 )
 _COLUMNS = "digest, id, document, signature, roster, submitted, state, why"
 
@@ -107,11 +113,13 @@ class Store:
                 raise
             self._db.execute("PRAGMA synchronous=FULL")
         with self._change() as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+            if is_new(db, self.path, "store of studies", _VERSION):
                 begun(self.path, "studies", "store of studies", empty=True)
                 for table in _SCHEMA:
                     db.execute(table)
                 db.execute(f"PRAGMA user_version={_VERSION}")
+            db.execute(_MARKS)
+            lineage.keep(db, dict.fromkeys(("studies", "decisions"), ("INSERT", "UPDATE", "DELETE")))
         begun(self.path, "studies", "store of studies", empty=False)
 
     def close(self) -> None:
@@ -135,6 +143,11 @@ class Store:
             for table, column in (("studies", "digest"), ("decisions", "study"), ("deliveries", "study")):
                 db.execute(f"DELETE FROM {table} WHERE {column} = ?", (digest,))  # noqa: S608
 
+    def leave_out(self, digest: str, sites: tuple[str, ...]) -> None:
+        """These sites are not asked any more, and are to be told."""
+        with self._change() as db:
+            _deliver(db, digest, sites, "state")
+
     def find(self, digest: str) -> Asked | None:
         """The study of that digest."""
         rows = self._rows(f"SELECT {_COLUMNS} FROM studies WHERE digest = ?", digest)  # noqa: S608
@@ -144,6 +157,15 @@ class Store:
         """Every study, the oldest first."""
         rows = self._rows(f"SELECT {_COLUMNS} FROM studies ORDER BY submitted, digest")  # noqa: S608
         return [_asked(row) for row in rows]
+
+    def states(self) -> dict[str, int]:
+        """How many studies are in which state."""
+        return dict(self._rows("SELECT state, count(*) FROM studies GROUP BY state"))
+
+    def check(self) -> None:
+        """Write something that changes nothing, down to the disk. `StorageError` if that cannot be done."""
+        with self._change() as db:
+            db.execute(f"PRAGMA user_version={_VERSION}")
 
     def move(self, digest: str, state: State, why: str = "", *, results: bool = False) -> None:
         """Another state; its sites are to be told. results: and are to be sent what was answered."""
@@ -177,6 +199,14 @@ class Store:
         rows = self._rows("SELECT seq, site, study, kind FROM deliveries WHERE site = ? ORDER BY seq LIMIT 1", site)
         return Delivery(*rows[0]) if rows else None
 
+    def tell_again(self, site: str) -> None:
+        """A site may have forgotten what it was told: every study that it is asked in is offered again, and its state told."""
+        with self._change() as db:
+            for digest, roster in db.execute("SELECT digest, roster FROM studies ORDER BY submitted, digest").fetchall():
+                if site in json.loads(roster):
+                    _deliver(db, digest, (site,), "offer")
+                    _deliver(db, digest, (site,), "state")
+
     def owes(self, site: str, study: str) -> bool:
         """Whether there is something about a study that a site has not been told."""
         return bool(self._rows("SELECT 1 FROM deliveries WHERE site = ? AND study = ? LIMIT 1", site, study))
@@ -186,7 +216,54 @@ class Store:
         with self._change() as db:
             db.execute("DELETE FROM deliveries WHERE seq = ?", (delivery.seq,))
 
+    # -- how far each memory has come ---------------------------------------------------------------------------------
+
+    def mark(self) -> Mark:
+        """This coordinator's."""
+        with self._lock, storage(self.path, "store of studies"):
+            found = lineage.mark_of(self._db)
+        assert found is not None  # kept since the file was opened
+        return found
+
+    def count(self, changes: int) -> None:
+        """Changes that were written elsewhere: sums in journals."""
+        with self._change() as db:
+            lineage.advance(db, changes)
+
+    def restore(self, made: str) -> None:
+        """This memory was put back from a copy of that time (ISO): it is another one from now on."""
+        with self._change() as db:
+            lineage.begin_anew(db, made)
+
+    def marks(self, site: str, identity: bytes) -> list[Mark]:
+        """Every memory that a site with this key has had; the present one last."""
+        query = "SELECT lineage, count, restored FROM marks WHERE site = ? AND identity = ? ORDER BY seq"
+        return [Mark(*row) for row in self._rows(query, site, identity.hex())]
+
+    def keep_mark(self, site: str, identity: bytes, mark: Mark) -> None:
+        """How far a site has come; a mark that is farther is left."""
+        with self._change() as db:
+            db.execute(
+                "INSERT INTO marks (site, identity, lineage, count, restored) VALUES (?,?,?,?,?)"
+                " ON CONFLICT (site, identity, lineage) DO UPDATE SET count = max(count, excluded.count)",
+                (site, identity.hex(), mark.lineage, mark.count, mark.restored),
+            )
+
+    def restored(self) -> frozenset[str]:
+        """Sites that were restored from a back-up at some time."""
+        return frozenset(row[0] for row in self._rows("SELECT DISTINCT site FROM marks WHERE restored != ''"))
+
     # -- SQLite -------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Path:
+        """The whole store as it is now, in a file beside it, while it is used. `StorageError` if that cannot be written."""
+        path = snapshot_of(self.path)
+        with self._lock, storage(path, "copy of the store"):
+            path.unlink(missing_ok=True)
+            path.touch(0o600)
+            with closing(sqlite3.connect(path)) as copy:
+                self._db.backup(copy)
+        return path
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -203,6 +280,11 @@ class Store:
     def _rows(self, query: str, *values: Any) -> list[Any]:
         with self._lock, storage(self.path, "store of studies"):
             return self._db.execute(query, values).fetchall()
+
+
+def snapshot_of(path: Path) -> Path:
+    """Where a store puts a copy of itself."""
+    return path.with_name(f"{path.name}.snapshot")
 
 
 def _deliver(db: sqlite3.Connection, digest: str, sites: tuple[str, ...], kind: Kind) -> None:

@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from unisono.errors import NetworkError, ProtocolError, UnisonoError
+from unisono.errors import NetworkError, ProtocolError, StorageError, UnisonoError
 from unisono.federation.tree import unpack
 from unisono.network import link
+from unisono.network.clock import wrong_clock
+from unisono.network.coordinator.marks import Marks
 from unisono.network.coordinator.sites import Line, Sites
 from unisono.network.log import Log
+from unisono.network.marks import to_wire
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.unisono_pb2 import Beat, Bye, Frame, Hello, Welcome
+from unisono.network.wire.version import PROTOCOL, same_protocol
 from unisono.version import VERSION
 
 if TYPE_CHECKING:
@@ -46,6 +50,7 @@ class Stream:
         context: grpc.aio.ServicerContext[bytes, bytes],
         peer: Peer,
         sites: Sites,
+        marks: Marks,
         log: Log,
         clock: Callable[[], datetime],
         heartbeat_s: float,
@@ -56,6 +61,7 @@ class Stream:
         self.session = ""
         self._context = context
         self._sites = sites
+        self._marks = marks
         self._log = log
         self._clock = clock
         self._heartbeat_s = heartbeat_s
@@ -80,8 +86,8 @@ class Stream:
                 await asyncio.wait_for(self._context.write(_frame(bye=_bye(error))), _PARTING_S)
         finally:
             self.leave()
-            about = {} if self._bye is None else {"rule": self._bye.rule}
-            self._log.write("site-left", site=self.peer.name, session=self.session[:16], why=self._why_left(), **about)
+            rule, why = self._why_left()
+            self._log.write("site-left", site=self.peer.name, session=self.session[:16], rule=rule, why=why)
 
     def close(self, error: UnisonoError) -> None:
         """Say good-bye, and why."""
@@ -95,7 +101,9 @@ class Stream:
         if self._line is not None:
             line, self._line = self._line, None
             line.end.disconnected(self._outbox)
+            line.seen = self._clock()
             self._sites.left(line, self)
+            self._marks.keep(line.name)
 
     async def beats_within(self, seconds: float) -> bool:
         """Whether a sign of life comes within so long. Also false once the connection has ended."""
@@ -119,22 +127,25 @@ class Stream:
                 remedy="The connection is closed. The other end runs another version of Unisono, or altered software.",
             )
         hello = frame.hello
-        _same_protocol(hello)
+        same_protocol(hello.protocol, hello.software, "site")
         about = _about(hello)
         line = self._sites.line(self.peer.name)
         await self._alone(line, hello.session)
+        remembered = self._marks.arrived(line.name, hello)
         self.session = hello.session
         # From here to `connected` nothing else runs: what one side says is open is what the other finds.
-        line.about = about
+        line.about, line.seen, line.expires, line.skew_s = about, self._clock(), self.peer.not_after, None
         opened = line.end.welcome(hello.session)
         self._outbox.put(
             Frame(
                 welcome=Welcome(
-                    protocol=link.PROTOCOL,
+                    protocol=PROTOCOL,
                     software=VERSION,
                     open=opened,
                     heartbeat_ms=round(self._heartbeat_s * 1000),
                     time_ms=self._now_ms(),
+                    mark=to_wire(self._marks.told()),
+                    remembered=to_wire(remembered),
                 )
             )
         )
@@ -142,6 +153,14 @@ class Stream:
         self._line = line
         self._sites.arrived(line, self)
         self._log.write("site-arrived", site=line.name, session=self.session[:16], software=hello.software[:64])
+        self._compare_clocks(about.get("time_ms"))
+
+    def _compare_clocks(self, theirs_ms: Any) -> None:
+        if type(theirs_ms) is int and self._line is not None:
+            skew_s = self._line.skew_s = (theirs_ms - self._now_ms()) / 1000
+            wrong = wrong_clock(self._clock(), skew_s, "the coordinator", self.peer.name)
+            if wrong is not None:
+                self._log.refused("clock-wrong", wrong, site=self.peer.name)
 
     async def _alone(self, line: Line, session: str) -> None:
         """One live stream a site. The same session again is a half-open link that was given up at the other end; another
@@ -189,8 +208,9 @@ class Stream:
             except TimeoutError:
                 self._silent = True
                 return
-            except OSError as error:
-                self.close(_storage(error))
+            except StorageError as error:  # its words are for this machine's operator
+                self._log.refused("not-kept", error, site=self.peer.name)
+                self.close(_storage())
                 return
             except UnisonoError as error:
                 self.close(error)
@@ -208,7 +228,8 @@ class Stream:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s)
-            self._outbox.put(Frame(beat=Beat(time_ms=self._now_ms())))
+            self._marks.keep(self.peer.name)
+            self._outbox.put(Frame(beat=Beat(time_ms=self._now_ms(), mark=to_wire(self._marks.told()))))
 
     async def _read(self) -> Frame | None:
         """The next frame; None when the site closed its side."""
@@ -228,20 +249,11 @@ class Stream:
     def _now_ms(self) -> int:
         return round(self._clock().timestamp() * 1000)
 
-    def _why_left(self) -> str:
+    def _why_left(self) -> tuple[str, str]:
+        """The rule, and in words."""
         if self._bye is not None:
-            return self._bye.what
-        return "silent" if self._silent else "closed by the site"
-
-
-def _same_protocol(hello: Hello) -> None:
-    if hello.protocol != link.PROTOCOL:
-        raise _trouble(
-            f"The site speaks version {hello.protocol} of the wire (Unisono {hello.software[:32]!r}), this coordinator version "
-            f"{link.PROTOCOL} (Unisono {VERSION!r}).",
-            "version-skew",
-            "Install the same version of Unisono at both ends.",
-        )
+            return self._bye.rule, self._bye.what
+        return ("heartbeats-missed", "silent") if self._silent else ("closed", "closed by the site")
 
 
 def _about(hello: Hello) -> dict[str, Any]:
@@ -278,9 +290,9 @@ def _replaced() -> NetworkError:
     return _trouble("Another connection of this site took over.", "connection-replaced", "Nothing to do.")
 
 
-def _storage(error: OSError) -> NetworkError:
+def _storage() -> NetworkError:
     return _trouble(
-        f"The coordinator cannot keep what is coming: {error.strerror or type(error).__name__}.",
+        "The coordinator cannot keep what is coming: its disk is full, or cannot be written.",
         "coordinator-storage",
         "The connection is opened again later. The coordinator's operator must free disk space.",
     )

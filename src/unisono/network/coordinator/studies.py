@@ -9,32 +9,51 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from unisono.errors import NetworkError, StudyError, UnisonoError
+from unisono.errors import NetworkError, StorageError, StudyError, UnisonoError
 from unisono.federation.attempts import parameters_of
 from unisono.federation.events import Event
+from unisono.methods.registry import versions_for
+from unisono.methods.versions import same_methods
+from unisono.network.beginning import consent_of
+from unisono.network.coordinator.admission import check_open, check_size
 from unisono.network.coordinator.consent import checked_permit
 from unisono.network.coordinator.courier import Courier
+from unisono.network.coordinator.deadlines import Deadlines
 from unisono.network.coordinator.home import CoordinatorHome, Limits
+from unisono.network.coordinator.quorum import Standing, standing, until
 from unisono.network.coordinator.running import Ended, result_files
 from unisono.network.coordinator.runs import Runs, Told
 from unisono.network.coordinator.sites import Sites
+from unisono.network.coordinator.status import status
 from unisono.network.coordinator.store import OPEN, OVER, Asked, Decided, Delivery, State, Store, unknown_study
 from unisono.network.coordinator.watching import Progress, Watchers
 from unisono.network.log import Log
+from unisono.network.marks import coordinator_rolled_back
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
 from unisono.study.document import Study
+
+_TRY_AGAIN = timedelta(minutes=1)
 
 
 class Studies:
     """The studies of one coordinator. All of it lives in the service's event loop."""
 
     def __init__(
-        self, home: CoordinatorHome, store: Store, sites: Sites, log: Log, clock: Callable[[], datetime], limits: Limits
+        self,
+        home: CoordinatorHome,
+        store: Store,
+        sites: Sites,
+        log: Log,
+        clock: Callable[[], datetime],
+        limits: Limits,
+        observed: Callable[[str, Event], None],
+        opened: Callable[[], None],
     ) -> None:
+        """observed: told everything that happens in runs, with the study's digest. opened: called when a sum is in its journal."""
         self.store = store
         self.watchers = Watchers()
         self._home = home
@@ -42,9 +61,12 @@ class Studies:
         self._log = log
         self._clock = clock
         self._limits = limits
+        self._observed = observed
+        self._opened = opened
         self._runs = Runs(
             home, sites, log, limits.running, Told(self._started, self._seen, self._ended, self._site_knows)
         )
+        self._deadlines = Deadlines(clock, self._time_is_up)
         self._progress: dict[str, Progress] = {}
         self._couriers: dict[str, Courier] = {}
 
@@ -53,13 +75,27 @@ class Studies:
         for asked in self.store.all():
             for site in asked.roster.sites:
                 self._courier(site)
+            if asked.state == "waiting":
+                self._deadlines.set(asked.digest, until(asked, asked.study()))
             if asked.state in ("ready", "running"):
                 self._log.write("study-resumed", study=asked.digest, state=asked.state)
-                self._runs.begin(asked)
+                self._begin(asked)
+
+    @property
+    def running(self) -> list[str]:
+        """Ids of the studies that are being answered, or wait their turn."""
+        return [self.known(digest).id for digest in self._runs.running]
+
+    @property
+    def trouble(self) -> str:
+        """What stands still and should not, in words; empty if nothing does."""
+        dead = sorted(site for site, courier in self._couriers.items() if not courier.is_alive)
+        return f"nothing is told to {', '.join(dead)} any more: start the coordinator anew" if dead else ""
 
     async def stop(self) -> None:
         """End what runs, with every journal closed. It goes on at the next start."""
         self.watchers.close()
+        await asyncio.gather(self._deadlines.stop(), return_exceptions=True)
         await self._runs.close()
         await asyncio.gather(*(courier.stop() for courier in self._couriers.values()), return_exceptions=True)
 
@@ -70,29 +106,32 @@ class Studies:
         where it stopped. One that was refused, withdrawn or cancelled is offered anew, and every steward decides anew.
         Otherwise the same study again changes nothing."""
         parameters_of(roster.sites, study)
+        check_size(study, document, self._limits)
         digest = study.digest()
         known = self.store.find(digest)
         if known is not None and known.state in (*OPEN, "finished"):
             return known
+        needed = versions_for(study)
+        for site in roster.sites:
+            same_methods(needed, self._sites.line(site).methods, site)
         if known is not None and known.state == "failed" and known.roster.to_tree() == roster.to_tree():
             return self._ready(known)
-        if sum(asked.state in OPEN for asked in self.store.all()) >= self._limits.studies:
-            raise NetworkError(
-                f"{self._limits.studies} studies wait or run here; no more are taken.",
-                rule="studies-at-once",
-                remedy="Wait until some are answered, or ask the coordinator's operator.",
-            )
+        check_open(signature.researcher, self.store.all(), self._limits)
         if known is not None and known.roster.to_tree() != roster.to_tree() and self._begun(known):
             raise NetworkError(
                 "This study was begun over other sites, or one of them has another key now.",
                 rule="frozen-sites",
                 remedy="A fit is over one set of sites. Give the study another id, and submit that.",
             )
-        if known is not None:
-            self.store.forget(digest)
-        asked = Asked(digest, study.id, document, signature, roster, self._clock(), "waiting", "")
+        return self._offered(Asked(digest, study.id, document, signature, roster, self._clock(), "waiting", ""), study)
+
+    def _offered(self, asked: Asked, study: Study) -> Asked:
+        """To every site of its roster, whatever they decided before."""
+        self.store.forget(asked.digest)
         self.store.submit(asked)
-        self._log.write("study-submitted", study=digest, id=study.id, by=signature.researcher, sites=list(roster.sites))
+        self._deadlines.set(asked.digest, until(asked, study))
+        by, sites = asked.signature.researcher, list(asked.roster.sites)
+        self._log.write("study-submitted", study=asked.digest, id=asked.id, by=by, sites=sites)
         self._tell(asked)
         return asked
 
@@ -118,8 +157,8 @@ class Studies:
     # -- the sites' half ----------------------------------------------------------------------------------------------
 
     def approve(self, site: str, digest: str, permit: str) -> Asked:
-        """A steward's signed permit. The study runs when every site has given one. `PermitError` if it is not this site's
-        own, for this study and these sites, or has expired."""
+        """A steward's signed permit. The study runs when every site has given one (or as many as it says suffice, asked anew).
+        `PermitError` if it is not this site's own, for this study and these sites, or has expired."""
         asked = self._of(site, digest)
         checked_permit(permit, asked, site, self._clock())
         if asked.state in ("cancelled", "withdrawn"):
@@ -127,14 +166,10 @@ class Studies:
         self._decided(asked, Decided(site, "approved", "", permit, self._clock()))
         if asked.state not in ("waiting", "refused"):
             return asked
-        decisions = self.store.decisions(digest)
-        refusing = next((d for d in decisions.values() if d.decision != "approved"), None)
-        if refusing is None and set(decisions) == set(asked.roster.sites):
-            return self._ready(asked)
-        if asked.state == "refused" and refusing is None:
-            return self._move(asked, "waiting", "")
-        self._tell(asked)
-        return asked
+        if asked.state == "refused" and self._standing(asked).next != "refused":
+            asked = self._move(asked, "waiting", "")
+            self._deadlines.set(digest, until(asked, asked.study()))
+        return self._weighed(asked)
 
     def refuse(self, site: str, digest: str, why: str) -> Asked:
         """A steward says no. Of a study that runs already, it is a withdrawal."""
@@ -142,7 +177,7 @@ class Studies:
         if asked.state not in ("waiting", "refused"):
             return self.withdraw(site, digest, why)
         self._decided(asked, Decided(site, "refused", why, "", self._clock()))
-        return self._end(asked, "refused", _said(site, "refused", why))
+        return self._weighed(asked, why=_said(site, "refused", why))
 
     def withdraw(self, site: str, digest: str, why: str) -> Asked:
         """A steward takes the permit back: the study is stopped at once. What was answered before stays answered."""
@@ -151,6 +186,48 @@ class Studies:
         if asked.state in OVER:
             return asked
         return self._end(asked, "withdrawn", _said(site, "withdrew", why))
+
+    # -- whether it may begin -----------------------------------------------------------------------------------------
+
+    def _standing(self, asked: Asked, *, over: bool = False) -> Standing:
+        return standing(asked.roster.sites, asked.study(), self.store.decisions(asked.digest), over=over)
+
+    def _weighed(self, asked: Asked, *, why: str = "", over: bool = False) -> Asked:
+        """A study that waits, after a decision, or when the time to decide is up. why: of the last decision, if it was a no."""
+        found = self._standing(asked, over=over)
+        if found.next == "begin":
+            return self._ready(asked)
+        if found.next == "refused":
+            return self._end(asked, "refused", why or asked.why)
+        missing = ", ".join(found.missing)
+        if found.next == "fewer":
+            try:
+                study, fewer = asked.study(), Roster({name: asked.roster[name] for name in found.approved})
+                parameters_of(fewer.sites, study)
+            except UnisonoError as error:
+                return self._end(asked, "cancelled", f"Without {missing}: {error.what}")
+            self._log.write("study-fewer", study=asked.digest, without=list(found.missing))
+            again = self._offered(replace(asked, roster=fewer, submitted=self._clock(), state="waiting"), study)
+            self.store.leave_out(asked.digest, found.missing)
+            for site in found.missing:
+                self._courier(site).look()
+            return self._move(again, "waiting", f"Asked anew without {missing}, who did not approve it.")
+        if found.next == "expired":
+            return self._end(
+                asked, "cancelled", f"{missing} did not approve it in time. Submit it again, over others if need be."
+            )
+        self._tell(asked)
+        return asked
+
+    def _time_is_up(self, digest: str) -> None:
+        asked = self.store.find(digest)
+        if asked is None or asked.state != "waiting":
+            return
+        try:
+            self._weighed(asked, over=True)
+        except UnisonoError as error:  # a full disk: tried again later
+            self._log.refused("study-state-not-kept", error, study=digest)
+            self._deadlines.set(digest, self._clock() + _TRY_AGAIN)
 
     # -- what is known ------------------------------------------------------------------------------------------------
 
@@ -163,29 +240,8 @@ class Studies:
 
     def status(self, asked: Asked) -> dict[str, Any]:
         """Where a study stands, as a tree."""
-        decisions = self.store.decisions(asked.digest)
-        sites: dict[str, Any] = {}
-        for name in asked.roster.sites:
-            line, decided = self._sites.line(name), decisions.get(name)
-            sites[name] = {
-                "online": line.end.is_online,
-                "decision": "open" if decided is None else decided.decision,
-                "why": "" if decided is None else decided.why,
-                "bytes_in": line.end.bytes_in,
-                "bytes_out": line.end.bytes_out,
-            }
-        progress = self._progress.get(asked.digest)
-        return {
-            "study": asked.digest,
-            "id": asked.id,
-            "researcher": asked.signature.researcher,
-            "submitted": asked.submitted.isoformat(),
-            "state": asked.state,
-            "why": asked.why,
-            "sites": sites,
-            "waiting_for": self._late(asked, decisions, progress),
-            "progress": None if progress is None else progress.to_tree(),
-        }
+        decisions, progress = self.store.decisions(asked.digest), self._progress.get(asked.digest)
+        return status(asked, decisions, self._sites, progress, queued=asked.digest in self._runs.queued)
 
     async def watch(self, digest: str) -> AsyncIterator[dict[str, Any]]:
         """{state, event} from now on, until nothing more happens by itself. event: None where only the state changed."""
@@ -208,10 +264,29 @@ class Studies:
             if asked is not None and name in asked.roster:
                 self.watchers.tell(digest)
 
-    def _late(self, asked: Asked, decisions: dict[str, Decided], progress: Progress | None) -> list[str]:
-        if asked.state == "waiting":
-            return [name for name in asked.roster.sites if name not in decisions]
-        return sorted(progress.waiting_for) if progress is not None and asked.state == "running" else []
+    # -- memories that went back --------------------------------------------------------------------------------------
+
+    def site_restored(self, site: str, made: str) -> None:
+        """A site was restored from a back-up of that time (ISO): what it approved before is not gone on with, and it is told of every
+        study again, since it may have forgotten some."""
+        why = f"{site} was restored from a back-up of {made[:10]}: submit the study again, for every data steward to decide anew."
+        for asked in self.store.all():
+            decided = self.store.decisions(asked.digest).get(site)
+            if decided is None or decided.decision != "approved" or (asked.state in OVER and asked.state != "refused"):
+                continue
+            self._decided(asked, Decided(site, "withdrawn", why, "", self._clock()))
+            if asked.state != "refused":
+                self._end(asked, "withdrawn", why)
+        self.store.tell_again(site)
+        self._courier(site).look()
+
+    def rolled_back(self, site: str) -> None:
+        """This coordinator's memory is older than a site remembers it: what it would ask of that site again is not asked."""
+        error = coordinator_rolled_back(site)
+        self._log.refused("rolled-back", error, site=site)
+        for asked in self.store.all():
+            if site in asked.roster and asked.state in ("ready", "running"):
+                self._end(asked, "failed", f"{error.what} {error.remedy}")
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
@@ -229,8 +304,19 @@ class Studies:
         self._log.write("study-decided", study=asked.digest, site=decided.site, decision=decided.decision)
 
     def _ready(self, asked: Asked) -> Asked:
-        asked = self._move(asked, "ready", "")
-        self._runs.begin(asked)
+        return self._begin(self._move(asked, "ready", ""))
+
+    def _begin(self, asked: Asked) -> Asked:
+        """Run it, if every permit holds now: since it was given it may have expired, or this coordinator was upgraded."""
+        decisions = self.store.decisions(asked.digest)
+        try:
+            for name, decided in decisions.items():
+                checked_permit(decided.permit, asked, name, self._clock())
+        except UnisonoError as error:
+            self._log.refused("study-not-begun", error, study=asked.digest)
+            return self._move(asked, "failed", f"{error.what} {error.remedy}")
+        consents = {name: consent_of(decided.permit) for name, decided in decisions.items()}
+        self._runs.begin(asked, consents, self.store.restored())
         return asked
 
     def _end(self, asked: Asked, state: State, why: str) -> Asked:
@@ -240,6 +326,8 @@ class Studies:
 
     def _move(self, asked: Asked, state: State, why: str, *, results: bool = False) -> Asked:
         self.store.move(asked.digest, state, why, results=results)
+        if state != "waiting":
+            self._deadlines.drop(asked.digest)
         self._log.write("study-state", study=asked.digest, state=state)
         asked = replace(asked, state=state, why=why)
         self._tell(asked)
@@ -271,14 +359,24 @@ class Studies:
     def _started(self, digest: str) -> None:
         asked = self.known(digest)
         if asked.state == "ready":
-            self._progress[digest] = Progress()
-            self._move(asked, "running", "")
+            self._progress[digest] = Progress.of(asked.study())
+            try:
+                self._move(asked, "running", "")
+            except StorageError as error:  # it runs all the same; how it ends is written down when it can be
+                self._log.refused("study-state-not-kept", error, study=digest)
 
     async def _site_knows(self, digest: str, site: str) -> None:
         await self._courier(site).told(digest)
 
     def _seen(self, digest: str, event: Event) -> None:
-        self._progress.setdefault(digest, Progress()).see(event)
+        self._observed(digest, event)
+        if event.kind == "opened":
+            self._opened()
+        if digest not in self._progress:  # gone on with after a restart
+            self._progress[digest] = Progress.of(self.known(digest).study())
+        progress = self._progress[digest]
+        progress.see(event, self._clock())
+        self._runs.waits(digest, bool(progress.waiting_for))
         self.watchers.tell(digest, event)
 
     def _ended(self, digest: str, ended: Ended) -> None:

@@ -3,43 +3,88 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from statistics import median
 from typing import Any
 
 from unisono.federation.events import Event
+from unisono.site.permit import allowances
+from unisono.study.document import Study
+from unisono.study.units import duration
 
+_REMEMBERED = 50
+"""Steps that an estimate of the time left is made from."""
 _MOST_EVENTS = 256
 """That wait for a slow watcher; then the oldest are left out. The state beside each is always the newest."""
 
 
 @dataclass
 class Progress:
-    """Of one study's run, since this service began it."""
+    """Of one study's run, since this service began it. planned: by analysis, how many sums it asks at most; deadline_s: how long a
+    step waits for a site."""
 
+    planned: Mapping[str, int]
+    deadline_s: float
     analysis: str = ""
     step: int = -1
     name: str = ""
     opened: int = 0
     seconds: float = 0.0
     waiting_for: set[str] = field(default_factory=set)
+    begun: datetime | None = None
+    _asked_s: float = 0.0
+    _done: dict[str, int] = field(default_factory=dict)
+    _over: set[str] = field(default_factory=set)
+    _times_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
-    def see(self, event: Event) -> None:
+    @classmethod
+    def of(cls, study: Study) -> Progress:
+        """Of a study whose run has not been seen yet."""
+        planned = Counter[str]()
+        for allowed in allowances(study):
+            planned[allowed.analysis] += allowed.at_most
+        return cls(planned, duration(study.participation.deadline))
+
+    def see(self, event: Event, now: datetime) -> None:
         """One thing that happened."""
         self.seconds = event.seconds
         if event.kind == "analysis":
             self.analysis, self.step, self.name = event.analysis, -1, event.name
         elif event.kind == "step":
             self.step, self.name = event.step, event.name
+            self.begun, self._asked_s = now, event.seconds
             self.waiting_for.clear()
-        elif event.kind == "opened":
-            self.opened += 1
+        elif event.kind in ("opened", "replayed"):
+            self._done[event.analysis] = self._done.get(event.analysis, 0) + 1
+            if event.kind == "opened":
+                self.opened += 1
+                self._times_s.append(max(event.seconds - self._asked_s, 0.0))
             self.waiting_for.clear()
+        elif event.kind in ("finished", "failed"):
+            self._over.add(event.analysis)
         elif event.kind == "waiting":
             self.waiting_for.add(event.site)
         elif event.kind in ("returned", "left"):
             self.waiting_for.discard(event.site)
+            if event.kind == "left":
+                self._done[event.analysis] = 0  # everything is computed again
+
+    @property
+    def until(self) -> datetime | None:
+        """Until when the site that is late is waited for; None if none is."""
+        late = self.waiting_for and self.begun is not None
+        return self.begun + timedelta(seconds=self.deadline_s) if late and self.begun is not None else None
+
+    @property
+    def sums_left(self) -> int:
+        """At most: a fit that converges needs fewer."""
+        return sum(
+            max(most - self._done.get(name, 0), 0) for name, most in self.planned.items() if name not in self._over
+        )
 
     def to_tree(self) -> dict[str, Any]:
         """For a message."""
@@ -50,6 +95,8 @@ class Progress:
             "opened": self.opened,
             "seconds": self.seconds,
             "waiting_for": sorted(self.waiting_for),
+            "seconds_a_sum": median(self._times_s) if self._times_s else None,
+            "sums_left": self.sums_left,
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
@@ -201,7 +200,7 @@ def _revoke(db: sqlite3.Connection, marks: list[str], now: datetime) -> None:
 
 
 def _key(certificate: x509.Certificate) -> str:
-    return hashlib.sha256(pki.spki(certificate.public_key())).hexdigest()
+    return pki.key_mark(certificate.public_key())
 
 
 def _not_a_member(name: str) -> EnrolmentError:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unisono.federation.storage import begun, storage
+from unisono.federation.storage import begun, is_new, storage
 
 _VERSION = 1
 _PATIENCE_S = 10.0
@@ -41,7 +41,7 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
         with self._change() as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+            if is_new(db, self.path, self.WHAT, _VERSION):
                 begun(self.path, "enrolment", self.WHAT, empty=True)
                 for table in self.SCHEMA:
                     db.execute(table)

@@ -8,6 +8,7 @@ import platform
 import shutil
 import ssl
 import subprocess
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,10 +47,36 @@ async def disk(trip: Trip) -> Found:
             todo="Give this user a folder, and name it with --home.",
             details=details,
         )
+    if not _locks(folder):
+        return Found(
+            status="fail",
+            found=f"{said}, but no file can be locked there",
+            todo="Name a folder on a disk of this machine with --home. A shared file system must be mounted with locks that hold "
+            "between machines (Lustre: flock, not localflock; NFS: with its lock service).",
+            details=details,
+        )
     if free < 10 * GIB:
         todo = "Make room: 10 GiB hold large messages, permits and results for years."
         return Found(status="fail" if free < GIB else "warn", found=said, todo=todo, details=details)
     return Found(status="ok", found=said, details=details)
+
+
+def _locks(folder: Path) -> bool:
+    """Whether files in a folder can be locked, as databases must: tried on one that has no name and is gone at once. A folder
+    that takes no file at all is not this check's to judge."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, whose files always can be
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+    except OSError:
+        return True
+    return True
 
 
 async def memory(trip: Trip) -> Found:  # noqa: ARG001  (every check is asked alike)

@@ -20,12 +20,12 @@ from unisono.federation.tree import Tree, pack, unpack
 from unisono.network import pki
 from unisono.network.agent.channel import SERVICE, grpc_, open_channel, said, trouble
 from unisono.network.agent.text import plain
-from unisono.network.link import PROTOCOL
 from unisono.network.preflight.report import Detail, Found
 from unisono.network.preflight.service import PIECE_BYTES
 from unisono.network.preflight.trip import HEARTBEAT_S, Greeting, Trip
 from unisono.network.wire.parcel import CHUNK_BYTES
 from unisono.network.wire.unisono_pb2 import Packed
+from unisono.network.wire.version import PROTOCOL
 from unisono.version import VERSION
 
 ANSWER_S = 15.0

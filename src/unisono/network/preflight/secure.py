@@ -66,6 +66,15 @@ async def certificate(trip: Trip) -> Found:
     return _judged(trip, trip.seen.certificate)
 
 
+async def certificate_shown(trip: Trip) -> str:
+    """Whose certificate answers, and who issued it, in words; empty if it cannot be read. `OSError`, `TimeoutError` or
+    `NetworkError` if no TLS answers."""
+    _, writer = await open_tls(trip)
+    found = _read(writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b"")
+    await hang_up(writer)
+    return "" if found is None else f"a certificate of {_name(found.subject)}, issued by {_name(found.issuer)}"
+
+
 def _judged(trip: Trip, found: x509.Certificate | None) -> Found:
     if found is None:
         return Found(

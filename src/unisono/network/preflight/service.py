@@ -16,10 +16,10 @@ from google.protobuf.message import DecodeError
 
 from unisono.errors import NetworkError, ProtocolError, UnisonoError
 from unisono.federation.tree import Tree, pack, unpack
-from unisono.network.link import PROTOCOL
 from unisono.network.pki import Peer
 from unisono.network.wire.parcel import CHUNK_BYTES
 from unisono.network.wire.unisono_pb2 import Packed
+from unisono.network.wire.version import PROTOCOL
 from unisono.version import VERSION
 
 MOST_BYTES = 64 * 1024 * 1024

@@ -10,11 +10,12 @@ import mmap
 import os
 import tempfile
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import accumulate
-from pathlib import Path
+from weakref import finalize
 
-from unisono.errors import ProtocolError
-from unisono.federation.storage import storage
+from unisono.errors import ProtocolError, StorageError
 from unisono.federation.tree import Tree, parts, unpack
 
 CHUNK_BYTES = 1024 * 1024
@@ -45,6 +46,43 @@ class Outgoing:
         return b"".join(found)
 
 
+class _Staged:
+    """A temporary file without a name, mapped into memory. Disk is taken as bytes come, and not because they were announced: who
+    only promises a large message fills nobody's disk."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._room = 0
+        with _staging(), tempfile.TemporaryFile("w+b") as file:
+            file.truncate(size)
+            self.map = mmap.mmap(file.fileno(), size)
+            self._handle = os.dup(file.fileno())
+        self._close = finalize(self, os.close, self._handle)
+
+    def make_room(self, end: int) -> None:
+        """Room for the bytes up to `end`, first: a mapped page for which the disk has none would kill the process."""
+        if end > self._room:
+            room = min(self._size, max(end, self._room + STAGED_BYTES))
+            with _staging():
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(self._handle, self._room, room - self._room)
+            self._room = room
+        if self._room == self._size:
+            self._close()
+
+
+@contextmanager
+def _staging() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"What is coming cannot be kept in {tempfile.gettempdir()}: {error.strerror or type(error).__name__}.",
+            rule="durable-storage",
+            remedy="Free disk space where temporary files go (TMPDIR); the message then goes on where it stopped.",
+        ) from error
+
+
 class Incoming:
     """A packed tree that is arriving. size: as announced, refused beyond `limit`."""
 
@@ -57,20 +95,12 @@ class Incoming:
             )
         self.size = size
         self.received = 0
-        self._buffer: bytearray | mmap.mmap
-        if size < STAGED_BYTES:
-            self._buffer = bytearray(size)
-        else:
-            with storage(Path(tempfile.gettempdir()), "incoming message"), tempfile.TemporaryFile("w+b") as file:
-                # Room first: a mapped page for which the disk has none would kill the process.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
-                self._buffer = mmap.mmap(file.fileno(), size)
+        self._staged = None if size < STAGED_BYTES else _Staged(size)
+        self._buffer: bytearray | mmap.mmap = bytearray(size) if self._staged is None else self._staged.map
 
     def append(self, offset: int, data: bytes) -> None:
-        """The next bytes. `ProtocolError` for a gap, an overlap or too many."""
+        """The next bytes. `ProtocolError` for a gap, an overlap or too many; `StorageError` if the disk has no room for them:
+        they may come again later."""
         end = offset + len(data)
         if offset != self.received or end > self.size:
             raise ProtocolError(
@@ -78,6 +108,8 @@ class Incoming:
                 rule="message-order",
                 remedy="The connection is closed and opened again; the message goes on where it stopped.",
             )
+        if self._staged is not None:
+            self._staged.make_room(end)
         self._buffer[offset:end] = data
         self.received = end
 

@@ -7,10 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Packed(_message.Message):
-    __slots__ = ("tree",)
+    __slots__ = ("tree", "protocol", "software")
     TREE_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     tree: bytes
-    def __init__(self, tree: _Optional[bytes] = ...) -> None: ...
+    protocol: int
+    software: str
+    def __init__(self, tree: _Optional[bytes] = ..., protocol: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("hello", "welcome", "begin", "chunk", "done", "beat", "bye")
@@ -31,32 +35,50 @@ class Frame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., bye: _Optional[_Union[Bye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "software", "session", "open", "about")
+    __slots__ = ("protocol", "software", "session", "open", "about", "mark", "remembered")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     ABOUT_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    REMEMBERED_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     software: str
     session: str
     open: _containers.RepeatedCompositeFieldContainer[Progress]
     about: bytes
-    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., session: _Optional[str] = ..., open: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., about: _Optional[bytes] = ...) -> None: ...
+    mark: Mark
+    remembered: Mark
+    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., session: _Optional[str] = ..., open: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., about: _Optional[bytes] = ..., mark: _Optional[_Union[Mark, _Mapping]] = ..., remembered: _Optional[_Union[Mark, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "software", "open", "heartbeat_ms", "time_ms")
+    __slots__ = ("protocol", "software", "open", "heartbeat_ms", "time_ms", "mark", "remembered")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    REMEMBERED_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     software: str
     open: _containers.RepeatedCompositeFieldContainer[Progress]
     heartbeat_ms: int
     time_ms: int
-    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., open: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., heartbeat_ms: _Optional[int] = ..., time_ms: _Optional[int] = ...) -> None: ...
+    mark: Mark
+    remembered: Mark
+    def __init__(self, protocol: _Optional[int] = ..., software: _Optional[str] = ..., open: _Optional[_Iterable[_Union[Progress, _Mapping]]] = ..., heartbeat_ms: _Optional[int] = ..., time_ms: _Optional[int] = ..., mark: _Optional[_Union[Mark, _Mapping]] = ..., remembered: _Optional[_Union[Mark, _Mapping]] = ...) -> None: ...
+
+class Mark(_message.Message):
+    __slots__ = ("lineage", "count", "restored")
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FIELD_NUMBER: _ClassVar[int]
+    lineage: str
+    count: int
+    restored: str
+    def __init__(self, lineage: _Optional[str] = ..., count: _Optional[int] = ..., restored: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("id", "received")
@@ -91,10 +113,12 @@ class Done(_message.Message):
     def __init__(self, id: _Optional[int] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("time_ms",)
+    __slots__ = ("time_ms", "mark")
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
     time_ms: int
-    def __init__(self, time_ms: _Optional[int] = ...) -> None: ...
+    mark: Mark
+    def __init__(self, time_ms: _Optional[int] = ..., mark: _Optional[_Union[Mark, _Mapping]] = ...) -> None: ...
 
 class Bye(_message.Message):
     __slots__ = ("rule", "what", "remedy")

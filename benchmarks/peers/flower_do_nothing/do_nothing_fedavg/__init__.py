@@ -1,0 +1,1 @@
+"""A Flower app that does nothing, for `flower_network.py`."""

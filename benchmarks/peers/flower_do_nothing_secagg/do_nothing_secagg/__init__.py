@@ -1,0 +1,1 @@
+"""A Flower app that does nothing under SecAgg+, for `flower_network.py --secagg`."""

@@ -1,0 +1,188 @@
+"""Seconds per warm round of a do-nothing FedAvg over a real Unisono network: a coordinator and three hospitals as processes of
+their own, mutual TLS on loopback, set up by the commands that people type. Prints one line of JSON.
+
+    python benchmarks/peers/unisono_network.py --parameters 10000 --rounds 20 --hide secagg --threat malicious
+
+--memory keeps every folder on a RAM disk: what the same work takes when nothing has to reach a disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+METHOD = HERE / "do_nothing"
+SITES = ("leiden", "padua", "turin")
+WARM = 2
+"""Rounds that are not counted: keys for later rounds are not there yet, and nobody knows anybody."""
+RAM_DISK = Path("/dev/shm")
+_WAIT_S = 600.0
+_NAME = "unisono_do_nothing"
+
+
+def environment(folder: Path) -> Path:
+    """An interpreter that sees this one's packages and the do-nothing method, as a hospital's administrator would have
+    installed it. Nothing is downloaded."""
+    home = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(home)}))
+    (packages / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n{METHOD}\n")
+    about = packages / f"{_NAME}-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {_NAME}\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[unisono.methods]\ndo-nothing = {_NAME}\n")
+    return home / "bin" / "python"
+
+
+def study(parameters: int, rounds: int, hide: str, threat: str) -> str:
+    """The study, as YAML (JSON is YAML)."""
+    return json.dumps(
+        {
+            "unisono": 1,
+            "id": "nothing",
+            "question": "How long does a round take?",
+            "purpose": "statistics",
+            "variables": {"age": {"type": "number", "unit": "a", "min": 0, "max": 120}},
+            "analyses": {"rounds": {"method": "do-nothing", "size": parameters, "rounds": rounds}},
+            "protection": {"hide": hide, "threat": threat} if hide != "none" else {"hide": "none"},
+            "release": {"min_sites": 3, "min_count": 10},
+        }
+    )
+
+
+@contextmanager
+def network(folder: Path, address: Callable[[int], str] | None = None) -> Iterator[Network]:
+    """A coordinator, three hospitals with their data, a researcher: joined, connected. All processes end with it.
+
+    address: what everybody dials instead of the coordinator's own port: that of a line between ("host:port").
+    """
+    from unisono.demo.stage import Stage
+
+    with Stage(folder, lambda *_: None) as stage:
+        yield Network(stage, address)
+
+
+class Network:
+    """`study` after study over one network."""
+
+    def __init__(self, stage: object, address: Callable[[int], str] | None) -> None:
+        from unisono.demo.stage import Stage
+
+        assert isinstance(stage, Stage)
+        self.stage = stage
+        self.port = free_port()
+        dialled = f"localhost:{self.port}" if address is None else address(self.port)
+        stage.run("operator", "coordinator", "init", "centre", "--address", dialled, "--listen", f"127.0.0.1:{self.port}")
+        self.coordinator = stage.serve("operator", "coordinator", "serve", "--home", "centre")
+        self._heard(self.coordinator, "listening on")
+        for name, role in [*((site, "site") for site in SITES), ("rossi", "researcher")]:
+            stage.run("operator", "coordinator", "invite", name, "--role", role, "--home", "centre", secret=True)
+        stage.together([partial(self._site, name) for name in SITES])
+        stage.run("rossi", "study", "join", "-", "--home", "rossi", stdin=_token("rossi"))
+        self.sites = {name: stage.serve(name, "site", "serve", "--home", name) for name in SITES}
+        for service in self.sites.values():
+            self._heard(service, "connected")
+
+    def _site(self, name: str) -> None:
+        stage = self.stage
+        stage.run(name, "site", "join", "-", "--home", name, stdin=_token(name))
+        (stage.folder / name / "policy.json").write_text(json.dumps(_POLICY))
+        (stage.folder / f"{name}.csv").write_text("age\n" + "".join(f"{40 + k % 40}\n" for k in range(60)))
+        stage.run(name, "site", "data", "add", "patients", f"{name}.csv", "--home", name)
+
+    def rounds(self, parameters: int, rounds: int, hide: str, threat: str) -> dict[str, object]:
+        """Run one study; its estimates: seconds of every round, and the error of the last mean."""
+        stage, file = self.stage, Path("study.yaml")
+        (stage.folder / file).write_text(study(parameters, rounds, hide, threat))
+        stage.run("rossi", "study", "sign", str(file), "--home", "rossi")
+        stage.run("rossi", "study", "submit", str(file), "--sites", ",".join(SITES), "--home", "rossi")
+        for service in self.sites.values():
+            self._heard(service, "waits for the data steward")
+        watch = stage.serve("rossi", "study", "watch", "nothing", "--home", "rossi")
+        for name in SITES:
+            others, told = [other for other in SITES if other != name], ("--study", "nothing", "--how", "one machine")
+            stage.run(name, "site", "verify", *others, *told, "--yes", "--home", name)
+        stage.together([partial(stage.run, n, "site", "approve", "nothing", "--yes", "--home", n) for n in SITES])
+        if watch.wait(_WAIT_S) != 0:
+            raise SystemExit(f"the study did not finish: see {stage.logs}")
+        stage.run("rossi", "study", "result", "nothing", "--out", "results", "--home", "rossi")
+        found = json.loads((stage.folder / "results" / "rounds" / "result.json").read_text())
+        return dict(found["estimates"])
+
+    def _heard(self, service: object, text: str) -> None:
+        if not service.wait_for(text, _WAIT_S):  # type: ignore[attr-defined]
+            raise SystemExit(f"a process did not get as far as “{text}”: see {self.stage.logs}")
+
+
+_POLICY = {"hide": ["secagg", "none"], "suppress_own_cells": False}
+"""The plain rounds are refused by every hospital's default policy, as they should be."""
+
+
+def _token(name: str) -> Path:
+    return Path("centre") / "tokens" / f"{name}.token"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def measure(options: argparse.Namespace) -> dict[str, object]:
+    """In a temporary folder, in the environment with the method."""
+    base = RAM_DISK if options.memory and RAM_DISK.is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="unisono-bench-", dir=base))
+    try:
+        with network(folder) as net:
+            found = net.rounds(options.parameters, options.rounds + WARM, options.hide, options.threat)
+    except BaseException:
+        sys.stderr.write(f"logs are in {folder}\n")
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    seconds = found["seconds"]
+    assert isinstance(seconds, list)
+    return {
+        "peer": "unisono",
+        "parameters": options.parameters,
+        "hide": options.hide,
+        "threat": options.threat,
+        "durable": base is None,
+        "seconds_per_round": seconds[WARM:],
+        "error": found["error"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parameters", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--hide", choices=["none", "secagg"], default="none")
+    parser.add_argument("--threat", choices=["semi-honest", "malicious"], default="semi-honest")
+    parser.add_argument("--memory", action="store_true", help="all folders on a RAM disk")
+    options = parser.parse_args()
+    if not os.environ.get(_NAME):  # again, where the method is installed
+        made = Path(tempfile.mkdtemp(prefix="unisono-bench-"))
+        try:
+            command = [str(environment(made)), __file__, *sys.argv[1:]]
+            with suppress(KeyboardInterrupt):
+                sys.exit(subprocess.run(command, env={**os.environ, _NAME: "1"}, check=False).returncode)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    print(json.dumps(measure(options)))
+
+
+if __name__ == "__main__":
+    main()
