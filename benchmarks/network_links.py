@@ -35,7 +35,11 @@ from unisono_network import WARM, environment, network
 
 RTT_MS = (20, 60, 150)
 PARAMETERS = 10_000
-MODES = (("plain", "none", "semi-honest", 1), ("semi-honest", "secagg", "semi-honest", 2), ("malicious", "secagg", "malicious", 3))
+MODES = (
+    ("plain", "none", "semi-honest", 1),
+    ("semi-honest", "secagg", "semi-honest", 2),
+    ("malicious", "secagg", "malicious", 3),
+)
 """Name, `hide`, `threat`, round trips of a warm round."""
 AIM_FACTOR, AIM_MS = 1.1, 4.0
 ECHOES = 30
@@ -167,8 +171,12 @@ def again(options: argparse.Namespace) -> list[Measured]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rtt", type=float, nargs="+", default=list(RTT_MS), metavar="MS", help="round trips of the lines")
-    parser.add_argument("--modes", nargs="+", choices=[name for name, *_ in MODES], default=[name for name, *_ in MODES])
+    parser.add_argument(
+        "--rtt", type=float, nargs="+", default=list(RTT_MS), metavar="MS", help="round trips of the lines"
+    )
+    parser.add_argument(
+        "--modes", nargs="+", choices=[name for name, *_ in MODES], default=[name for name, *_ in MODES]
+    )
     parser.add_argument("--parameters", type=int, default=PARAMETERS)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")

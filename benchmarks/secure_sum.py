@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from environment import environment
+from page import write_section
 
 SITES = (3, 5, 10, 32, 100)
 SIZES = (10_000, 1_000_000, 10_000_000)
@@ -43,7 +44,6 @@ ROUNDS = 2
 REPEATS = {10_000: 12, 1_000_000: 8, 10_000_000: 3}
 """Sums in one process, by the largest size that is not above the parameters."""
 LIMIT_S = 600.0
-DOCS = HERE.parent / "docs" / "benchmarks.md"
 
 AIM_SITE = {3: 2.5, 10: 1.6, 32: 1.4}
 """At 1e7 parameters: the most that a site with so many masks may take, as a multiple of its bound."""
@@ -313,15 +313,6 @@ def report(benchmark: Benchmark) -> str:
         *(f"- {remark}" for remark in benchmark.remarks),
     ]
     return "\n".join(lines)
-
-
-def write_section(name: str, text: str) -> None:
-    """Replace the part of docs/benchmarks.md between this benchmark's markers (at the end, if there are none yet)."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    page = DOCS.read_text("utf-8")
-    before, _, rest = page.partition(begin)
-    _, _, after = rest.partition(end)
-    DOCS.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
 
 
 def whole(text: str) -> int:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import sys
 
-sys.path.pop(0)  # this folder, in which this file would hide Python's own `statistics` from every library
+sys.path[0] += (
+    "/peers"  # and not this folder, in which this file would hide Python's own `statistics` from every library
+)
 
 import argparse
 import json
@@ -28,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from page import write_section
 
 SITES = 5
 COVARIATES = 10
@@ -35,7 +38,6 @@ HORIZON = 60.0
 GRIDS = {"per-site": 96_000, "common": 500}
 """Grid times: the common baseline on the coarse grid that it needs; the baseline per site on nearly the finest grid that a
 study may declare, where times are about as recorded."""
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
 
 def make(patients: int, grid: int, folder: Path) -> None:
@@ -325,15 +327,6 @@ def main() -> None:
     print(text)
     if options.write:
         write_section("statistics", text)
-
-
-def write_section(name: str, text: str) -> None:
-    """Replace the part of docs/benchmarks.md between this benchmark's markers."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    page = DOCS.read_text("utf-8")
-    before, _, rest = page.partition(begin)
-    _, _, after = rest.partition(end)
-    DOCS.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ ANALYSIS = "table"
 QUICK, SLOW = SITES[0], SITES[2]
 VICTIMS = {"coordinator": CENTRE, "site": QUICK, "slow-site": SLOW}
 PAUSE_S = 0.15
+"""By which the slow site's contributions are held up."""
+LINGER_S = 1.0
 _numbers = count(1)
 
 
@@ -67,7 +69,9 @@ def killed_at_each(path: Path, who: str, threat: str, moments: list[At], options
 def _survived(ward: Ward, drill: Drill, threat: str) -> None:
     ward.drill(drill)
     study = asked(next(_numbers), ANALYSIS, threat=threat)
-    ward.check(study, ward.answered(study))
+    files = ward.answered(study)
+    ward.linger(LINGER_S)
+    ward.check(study, files)
 
 
 def _ward(path: Path, who: str, options: argparse.Namespace, *, watched: bool = False) -> Ward:

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import stat
 import tarfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,11 +22,12 @@ from typing import Any
 import pytest
 
 from tests.support import engine, steward
-from tests.support.hospitals import QUICK, local_worker
+from tests.support.hospitals import QUICK
 from tests.support.network import SITES, Net, net, now, ok, watched
 from tests.test_network_coordinator import embedded, estimates
+from unisono.cli.main import main
 from unisono.errors import NetworkError, StorageError, UnisonoError
-from unisono.federation.ask import Circle
+from unisono.federation.ask import Ask, Circle
 from unisono.federation.exchange import Advertise, NewSlot
 from unisono.federation.journal import Journal
 from unisono.federation.lineage import Mark
@@ -52,6 +54,8 @@ from unisono.network.marks import to_wire
 from unisono.network.wire.messages import request_tree
 from unisono.network.wire.unisono_pb2 import Hello, Welcome
 from unisono.site.state import SiteState
+from unisono.site.worker import LocalWorker
+from unisono.study.document import Study
 
 WORDS = "six random words are easy to keep"
 QUICK_BITS = 14
@@ -342,6 +346,18 @@ def test_a_sites_count_goes_on_with_what_it_promises_and_a_welcome_that_knows_it
 # -- over real sockets ----------------------------------------------------------------------------------------------------
 
 
+class SlowWorker(LocalWorker):
+    """Takes its time, so that a test can do something in the middle of a run."""
+
+    def contribution(self, ask: Ask) -> dict[str, Any]:
+        time.sleep(0.2)
+        return super().contribution(ask)
+
+
+def slow_worker(study: Study, dataset: datasets.Dataset, site: str, secret: bytes) -> LocalWorker:
+    return SlowWorker(study, dataset.freeze(study, site), secret)
+
+
 class Agents:
     """Hospitals' own agents, each stopped and started by itself."""
 
@@ -359,7 +375,7 @@ class Agents:
             self.serve(name)
 
     def serve(self, name: str) -> asyncio.Task[None]:
-        stop, options = asyncio.Event(), Options(pace=QUICK, make_worker=local_worker, farewell_s=3.0)
+        stop, options = asyncio.Event(), Options(pace=QUICK, make_worker=slow_worker, farewell_s=3.0)
         self.running[name] = stop, asyncio.ensure_future(serve(self.folders[name], stop, options))
         return self.running[name][1]
 
@@ -635,3 +651,60 @@ def remembers(folder: AgentFolder) -> Mark | None:
     row = db.execute("SELECT lineage, count FROM coordinator").fetchone()
     db.close()
     return None if row is None else Mark(*row)
+
+
+# -- the commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noun", ["site", "coordinator"])
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_every_command_shows_an_example(capsys: pytest.CaptureFixture[str], noun: str, verb: str) -> None:
+    assert "Example" in command(capsys, noun, verb, "--help")
+
+
+def test_a_coordinator_that_does_not_serve_is_backed_up_and_restored_by_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, file, words = tmp_path / "centre", tmp_path / "centre.backup", tmp_path / "words"
+    command(capsys, "coordinator", "init", str(home), "--address", "127.0.0.1:9")
+    words.write_text(f"{WORDS}\n")
+    with_words = ("--passphrase-file", str(words))
+    words.write_text("too short\n")
+    assert "passphrase-length" in command(
+        capsys, "coordinator", "backup", str(file), "--home", str(home), *with_words, code=1
+    )
+    words.write_text(f"{WORDS}\n")
+    said = command(capsys, "coordinator", "backup", str(file), "--with-authority-key", "--home", str(home), *with_words)
+    assert "Without its passphrase nobody can read it" in said
+    assert "backup-kind" in command(
+        capsys, "site", "restore", str(file), "--home", str(tmp_path / "s"), *with_words, code=1
+    )
+    assert "own-folder" in command(
+        capsys, "coordinator", "restore", str(file), "--folder", str(home), *with_words, code=1
+    )
+    command(capsys, "coordinator", "restore", str(file), "--folder", str(tmp_path / "again"), *with_words)
+    again = CoordinatorHome(tmp_path / "again")
+    assert again.authority().can_issue
+    assert again.credentials() == CoordinatorHome(home).credentials()
+    assert again.settings() == CoordinatorHome(home).settings()
+    assert "operator" in command(capsys, "coordinator", "members", "--home", str(again.path))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_is_none_is_not_backed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "words").write_text(f"{WORDS}\n")
+    with_words = ("--passphrase-file", str(tmp_path / "words"), "--home", str(tmp_path / "none"))
+    assert "not-joined" in command(capsys, "site", "backup", str(tmp_path / "b"), *with_words, code=1)
+    assert "coordinator-folder" in command(capsys, "coordinator", "backup", str(tmp_path / "b"), *with_words, code=1)
+    assert "not-joined" in command(capsys, "site", "restore", "--yes", "--home", str(tmp_path / "none"), code=1)
+    assert not (tmp_path / "b").exists()
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    heard = capsys.readouterr()
+    assert stopped.value.code == code, heard.out + heard.err
+    assert "Traceback" not in heard.out + heard.err
+    return heard.out + heard.err

@@ -397,6 +397,19 @@ def test_a_sites_refusal_in_the_middle_ends_the_analysis_with_the_sites_own_word
     asyncio.run(go())
 
 
+def test_an_answer_of_another_kind_than_the_message_asks_for_ends_the_analysis_by_its_rule(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with net(tmp_path) as opened:
+            turin = opened.sites["turin"]
+            answer = turin.site.answer
+            turin.site.answer = lambda message: None if isinstance(message, Mask) else answer(message)  # type: ignore[method-assign]
+            digest = await opened.submit(engine.study("table"))
+            failed = await opened.until(digest, "failed")
+            assert failed["why"] == "table: The message 'mask' was answered with 'nothing'."
+
+    asyncio.run(go())
+
+
 def test_a_permit_counts_only_if_it_is_the_sites_own_for_this_study_and_these_sites(tmp_path: Path) -> None:
     async def go() -> None:
         async with net(tmp_path) as opened:

@@ -212,3 +212,8 @@ def is_worker(pid: int) -> bool:
         return b"unisono.site.workers.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def test_what_a_restarted_site_repeats_is_on_record_there(ward: Ward) -> None:
+    """Killed when its unmasking shares are written down and its audit log has no word of them; asked again, it repeats them."""
+    drilled(ward, "leiden", [At("before audit unmasked")], threat="semi-honest")

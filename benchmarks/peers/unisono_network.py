@@ -1,9 +1,10 @@
 """Seconds per warm round of a do-nothing FedAvg over a real Unisono network: a coordinator and three hospitals as processes of
-their own, mutual TLS on loopback, set up by the commands that people type. Prints one line of JSON.
+their own, mutual TLS on loopback, set up by the commands that people type. Prints one line of JSON for each study.
 
-    python benchmarks/peers/unisono_network.py --parameters 10000 --rounds 20 --hide secagg --threat malicious
+    python benchmarks/peers/unisono_network.py plain:1e4:30 secagg:1e4:30 malicious:1e7:6
 
---memory keeps every folder on a RAM disk: what the same work takes when nothing has to reach a disk.
+A study is PROTECTION:PARAMETERS:ROUNDS; protections are `plain`, `secagg` (semi-honest) and `malicious`. They run one after the
+other over one network. --memory keeps every folder on a RAM disk: what the same work takes when nothing has to reach a disk.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from timing import whole
 
 HERE = Path(__file__).resolve().parent
 METHOD = HERE / "do_nothing"
@@ -46,12 +49,20 @@ def environment(folder: Path) -> Path:
     return home / "bin" / "python"
 
 
-def study(parameters: int, rounds: int, hide: str, threat: str) -> str:
+PROTECTIONS = {
+    "plain": ("none", "semi-honest"),
+    "secagg": ("secagg", "semi-honest"),
+    "malicious": ("secagg", "malicious"),
+}
+"""hide and threat of a study."""
+
+
+def study(parameters: int, rounds: int, hide: str, threat: str, name: str = "nothing") -> str:
     """The study, as YAML (JSON is YAML)."""
     return json.dumps(
         {
             "unisono": 1,
-            "id": "nothing",
+            "id": name,
             "question": "How long does a round take?",
             "purpose": "statistics",
             "variables": {"age": {"type": "number", "unit": "a", "min": 0, "max": 120}},
@@ -84,7 +95,9 @@ class Network:
         self.stage = stage
         self.port = free_port()
         dialled = f"localhost:{self.port}" if address is None else address(self.port)
-        stage.run("operator", "coordinator", "init", "centre", "--address", dialled, "--listen", f"127.0.0.1:{self.port}")
+        stage.run(
+            "operator", "coordinator", "init", "centre", "--address", dialled, "--listen", f"127.0.0.1:{self.port}"
+        )
         self.coordinator = stage.serve("operator", "coordinator", "serve", "--home", "centre")
         self._heard(self.coordinator, "listening on")
         for name, role in [*((site, "site") for site in SITES), ("rossi", "researcher")]:
@@ -92,6 +105,7 @@ class Network:
         stage.together([partial(self._site, name) for name in SITES])
         stage.run("rossi", "study", "join", "-", "--home", "rossi", stdin=_token("rossi"))
         self.sites = {name: stage.serve(name, "site", "serve", "--home", name) for name in SITES}
+        self._studies = 0
         for service in self.sites.values():
             self._heard(service, "connected")
 
@@ -104,21 +118,24 @@ class Network:
 
     def rounds(self, parameters: int, rounds: int, hide: str, threat: str) -> dict[str, object]:
         """Run one study; its estimates: seconds of every round, and the error of the last mean."""
-        stage, file = self.stage, Path("study.yaml")
-        (stage.folder / file).write_text(study(parameters, rounds, hide, threat))
-        stage.run("rossi", "study", "sign", str(file), "--home", "rossi")
-        stage.run("rossi", "study", "submit", str(file), "--sites", ",".join(SITES), "--home", "rossi")
+        stage, self._studies = self.stage, self._studies + 1
+        name = f"nothing-{self._studies}"
+        file = f"{name}.yaml"
+        (stage.folder / file).write_text(study(parameters, rounds, hide, threat, name))
+        stage.run("rossi", "study", "sign", file, "--home", "rossi")
+        stage.run("rossi", "study", "submit", file, "--sites", ",".join(SITES), "--home", "rossi")
         for service in self.sites.values():
-            self._heard(service, "waits for the data steward")
-        watch = stage.serve("rossi", "study", "watch", "nothing", "--home", "rossi")
-        for name in SITES:
-            others, told = [other for other in SITES if other != name], ("--study", "nothing", "--how", "one machine")
-            stage.run(name, "site", "verify", *others, *told, "--yes", "--home", name)
-        stage.together([partial(stage.run, n, "site", "approve", "nothing", "--yes", "--home", n) for n in SITES])
+            self._heard(service, f"site show {name}")
+        watch = stage.serve("rossi", "study", "watch", name, "--home", "rossi")
+        if self._studies == 1:
+            for site in SITES:
+                others, told = [other for other in SITES if other != site], ("--study", name, "--how", "one machine")
+                stage.run(site, "site", "verify", *others, *told, "--yes", "--home", site)
+        stage.together([partial(stage.run, n, "site", "approve", name, "--yes", "--home", n) for n in SITES])
         if watch.wait(_WAIT_S) != 0:
             raise SystemExit(f"the study did not finish: see {stage.logs}")
-        stage.run("rossi", "study", "result", "nothing", "--out", "results", "--home", "rossi")
-        found = json.loads((stage.folder / "results" / "rounds" / "result.json").read_text())
+        stage.run("rossi", "study", "result", name, "--out", name, "--home", "rossi")
+        found = json.loads((stage.folder / name / "rounds" / "result.json").read_text())
         return dict(found["estimates"])
 
     def _heard(self, service: object, text: str) -> None:
@@ -141,47 +158,56 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def measure(options: argparse.Namespace) -> dict[str, object]:
-    """In a temporary folder, in the environment with the method."""
-    base = RAM_DISK if options.memory and RAM_DISK.is_dir() else None
+def measure(studies: list[tuple[str, int, int]], *, memory: bool) -> None:
+    """In a temporary folder, in the environment with the method; prints a line for each."""
+    base = RAM_DISK if memory and RAM_DISK.is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="unisono-bench-", dir=base))
     try:
         with network(folder) as net:
-            found = net.rounds(options.parameters, options.rounds + WARM, options.hide, options.threat)
+            for protection, parameters, rounds in studies:
+                found = net.rounds(parameters, rounds + WARM, *PROTECTIONS[protection])
+                seconds = found["seconds"]
+                assert isinstance(seconds, list)
+                line = {
+                    "peer": "unisono",
+                    "protection": protection,
+                    "durable": base is None,
+                    "payload": parameters,
+                    "seconds_per_round": seconds[WARM:],
+                    "warm_up_s": sum(seconds[:WARM]),
+                    "error": found["error"],
+                }
+                print(json.dumps(line), flush=True)
     except BaseException:
         sys.stderr.write(f"logs are in {folder}\n")
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    seconds = found["seconds"]
-    assert isinstance(seconds, list)
-    return {
-        "peer": "unisono",
-        "parameters": options.parameters,
-        "hide": options.hide,
-        "threat": options.threat,
-        "durable": base is None,
-        "seconds_per_round": seconds[WARM:],
-        "error": found["error"],
-    }
+
+
+def cell(text: str) -> tuple[str, int, int]:
+    """PROTECTION:PARAMETERS:ROUNDS."""
+    protection, parameters, rounds = text.split(":")
+    if protection not in PROTECTIONS:
+        raise argparse.ArgumentTypeError(f"{protection} is none of {', '.join(PROTECTIONS)}")
+    return protection, whole(parameters), whole(rounds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parameters", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--hide", choices=["none", "secagg"], default="none")
-    parser.add_argument("--threat", choices=["semi-honest", "malicious"], default="semi-honest")
+    parser.add_argument("studies", type=cell, nargs="+", metavar="PROTECTION:PARAMETERS:ROUNDS")
     parser.add_argument("--memory", action="store_true", help="all folders on a RAM disk")
     options = parser.parse_args()
-    if not os.environ.get(_NAME):  # again, where the method is installed
-        made = Path(tempfile.mkdtemp(prefix="unisono-bench-"))
-        try:
-            command = [str(environment(made)), __file__, *sys.argv[1:]]
-            with suppress(KeyboardInterrupt):
-                sys.exit(subprocess.run(command, env={**os.environ, _NAME: "1"}, check=False).returncode)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    print(json.dumps(measure(options)))
+    if os.environ.get(_NAME):
+        measure(options.studies, memory=options.memory)
+        return
+    made = Path(tempfile.mkdtemp(prefix="unisono-bench-"))  # again, where the method is installed
+    try:
+        command = [str(environment(made)), __file__, *sys.argv[1:]]
+        sys.exit(subprocess.run(command, env={**os.environ, _NAME: "1"}, check=False).returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 if __name__ == "__main__":

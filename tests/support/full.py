@@ -1,6 +1,6 @@
 """Disks that are full in the middle of a run, one after the other; prints what was seen, as JSON.
 
-    python -m tests.support.full FOLDER    # FOLDER/disk is the small one
+python -m tests.support.full FOLDER    # FOLDER/disk is the small one
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Events:
 
         return mock.patch.object(Log, "write", heard)
 
-    async def until(self, event: str, **facts: Any) -> dict[str, Any]:
-        """The first of that kind, with these facts among its own."""
+    async def until(self, *kinds: str, **facts: Any) -> dict[str, Any]:
+        """The first of such a kind, with these facts among its own."""
         async with asyncio.timeout(_PATIENCE_S):
             while True:
-                for kind, said in self.seen:
-                    if kind == event and facts.items() <= said.items():
-                        return said
+                for event, of in self.seen:
+                    if event in kinds and facts.items() <= of.items():
+                        return of
                 await asyncio.sleep(0.02)
 
 
@@ -94,16 +94,16 @@ async def in_a_run(folder: Path, disk: Disk, who: str) -> dict[str, Any]:
                     seen["while full"] = await events.until("study-state-not-kept", study=digest)
                 else:
                     seen["while full"] = await events.until("request-refused", to="exchange")
-                    await net.until(digest, "failed")
-            seen["another"] = await _submitted(net, OTHER)
             log = net.coordinator._log if who == "centre" else Log(hospitals.folder(who).log, now)
-            async with asyncio.timeout(_PATIENCE_S):
-                while not log.lost:  # the last page of a file has room for some lines
-                    log.write("noise")
+            while not log.lost:  # the last page of a file has room for some lines
+                log.write("noise")
+            events.seen.clear()
+            seen["another"] = await _submitted(net, OTHER)
+            if who == "padua":
+                await events.until("request-refused", "unreachable")
             disk.free()
             seen["failed"] = (await net.until(digest, "failed"))["why"]
-            if who == "centre":
-                seen["another again"] = await _submitted(net, OTHER)
+            seen["another again"] = await _submitted(net, OTHER)
             await events.until("offered", id="another")
             assert (await net.submit(STUDY)) == digest
             await net.until(digest, "finished")
@@ -128,8 +128,8 @@ async def staged(folder: Path, disk: Disk) -> dict[str, Any]:
         hospitals = Hospitals(net)
         delft = net.sites["delft"]
 
-        async def large(_: Any) -> Any:
-            return {"kind": "words", "words": LARGE}
+        async def large(tree: Any) -> Any:
+            return {"kind": "words", "words": LARGE} if tree["to"] == "state" else {"kind": "nothing"}
 
         try:
             await hospitals.join()

@@ -3,6 +3,7 @@ and stewards in the test's process; whoever is killed is started again; and what
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -157,14 +158,23 @@ class Ward:
 
     def kill(self, who: str, with_: int = signal.SIGKILL) -> None:
         """Kill a process from outside, and wait for its end."""
-        os.kill(self.pids[who], with_)
+        self._tend()
+        with contextlib.suppress(ProcessLookupError):  # at this moment it has killed itself
+            os.kill(self.pids[who], with_)
         self._stable.ended(self.pids[who])
 
     def drill(self, drill: Drill) -> None:
         """From now on this one is killed, again and again."""
-        self._drill = drill
         self.kill(drill.who)
+        self._drill = drill
         self.start(drill.who, drill.next)
+
+    def linger(self, seconds: float) -> None:
+        """Some moments come when the results are everywhere already."""
+        until = time.monotonic() + seconds
+        while self._drill.left and time.monotonic() < until:
+            self._stable.change(_LOOK_S)
+            self._tend()
 
     def _tend(self) -> None:
         """Whoever died is started again; only one may die, and only as it was told."""

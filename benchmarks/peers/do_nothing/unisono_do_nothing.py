@@ -63,7 +63,7 @@ class DoNothing(Method[DoNothingSpec]):
         return {"weights": weights}
 
     @round.declares
-    def _(self, _facts: Facts, weights: Weights) -> Declaration:
+    def _(self, _facts: Facts, _weights: Weights) -> Declaration:
         shape = (self.spec.size,)
         return Declaration({"weights": update(shape, BOUND, "Weights.")}, {"weights": within(shape, BOUND)})
 

@@ -41,7 +41,8 @@ def method(name: str, *, version: int, spec: type[Spec]) -> Callable[[C], C]:
                 rule="method-names",
                 remedy="Uninstall one of the two packages that provide it.",
             )
-        if missing := getattr(cls, "__abstractmethods__", frozenset()):
+        missing: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
+        if missing:
             raise MethodError(
                 f"The method {name!r} does not say what its {' and '.join(sorted(missing))} is.",
                 rule="method-contract",

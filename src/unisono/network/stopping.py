@@ -33,12 +33,16 @@ def asked_by_signals(late: Callable[[], None], within_s: float = WITHIN_S) -> It
     loop, asked, heard = asyncio.get_running_loop(), asyncio.Event(), list[float]()
 
     def overdue() -> None:
-        late()
-        os.write(2, b"stopped without waiting longer; what was being computed is computed again at the next start\n")
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(0)
+        try:
+            late()
+            os.write(
+                2, b"stopped without waiting longer; what was being computed is computed again at the next start\n"
+            )
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+        finally:
+            os._exit(0)
 
     def hear(number: int, _: FrameType | None) -> None:
         heard.append(time.monotonic())

@@ -227,12 +227,16 @@ class Site:
         repeats = step.answer is not None and (step.slot, step.survivors) == (request.slot, request.survivors)
         if repeats and message.key[:3] not in self._parties and not step.closed:
             assert step.answer is not None
+            self._gave(message.key, request)  # also if it was killed between writing the answer down and saying so
             return messages.Revealed(step.answer)
         party = self._joined(message.key[:3])
         shares = party.unmask(message.key, request)
-        self.audit.write(self.clock(), "unmasked", step=list(message.key), survivors=list(request.survivors))
+        self._gave(message.key, request)
         keys = message.next
         return messages.Revealed(shares, None if keys is None else _riding(lambda: party.share(keys)))
+
+    def _gave(self, key: messages.Key, request: Unmask) -> None:
+        self.audit.write(self.clock(), "unmasked", step=list(key), survivors=list(request.survivors))
 
     def _step_of(self, key: messages.Key, request: Unmask) -> Step:
         """The step that is to be unmasked; a second opening is refused by its name also where the slot's secrets are gone."""

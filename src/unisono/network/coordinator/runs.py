@@ -60,9 +60,9 @@ class Runs:
         self._closing = asyncio.Event()
 
     @property
-    def running(self) -> tuple[str, ...]:
-        """Digests of the studies that are being answered, or wait their turn."""
-        return tuple(self._running)
+    def running(self) -> list[str]:
+        """Ids of the studies that are being answered, or wait their turn."""
+        return [run.study.id for run, _ in self._running.values()]
 
     def begin(self, asked: Asked, consents: Mapping[str, str], restored: Collection[str]) -> None:
         """Answer a study, or go on with it; after its run that is just ending, if there is one. consents: by site, the digest of its

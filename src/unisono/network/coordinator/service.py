@@ -99,6 +99,7 @@ class Coordinator:
         self._streams: set[Stream] = set()
         self._live: Counter[str] = Counter()
         self._errands: set[asyncio.Task[None]] = set()
+        self._rosters: dict[str, asyncio.Task[None]] = {}
         self._probes = Probes(self.settings.heartbeat_s)
         self._metrics = chosen(metrics, self.settings.metrics)
         self._listener = listener
@@ -143,7 +144,9 @@ class Coordinator:
             self._rolled_back,
         )
         self.sites.heard = self.marks.heard
-        self.studies = Studies(home, self._store, self.sites, self._log, self.clock, limits, observed, self.marks.opened)
+        self.studies = Studies(
+            home, self._store, self.sites, self._log, self.clock, limits, observed, self.marks.opened
+        )
         await self._monitored(opened)
         server = self._listening()
         opened.push_async_callback(server.stop, _STOP_S)
@@ -383,7 +386,8 @@ class Coordinator:
                 self._tell_roster(line.name)
 
     def _tell_roster(self, name: str) -> None:
-        """Who the members are now; a site that misses it is told when it comes back."""
+        """Who the members are now; a site that misses it is told when it comes back. What was still on its way says no news: a
+        link that breaks again and again must not gather open requests."""
         members = [member_tree(member) for member in self._members.all()]
         tree = {"to": "roster", "roster": self._members.roster().to_tree(), "members": members}
 
@@ -393,13 +397,16 @@ class Coordinator:
             except (Restarted, UnisonoError):
                 self._log.write("roster-missed", site=name)
 
-        self._errand(tell())
+        if name in self._rosters:
+            self._rosters[name].cancel()
+        self._rosters[name] = self._errand(tell())
 
-    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+    def _errand(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Something that is done beside everything else, until the service ends."""
         task = asyncio.ensure_future(work)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
+        return task
 
     def _revoked(self, marks: tuple[str, ...]) -> None:
         """Live streams of these certificates end at once."""

@@ -17,7 +17,7 @@ from unisono.federation.lineage import Mark
 from unisono.federation.tree import Tree
 from unisono.network.link import CoordinatorEnd, Restarted
 from unisono.network.marks import from_tree
-from unisono.network.wire.messages import answer_from, request_tree
+from unisono.network.wire.messages import answer_to, request_tree
 
 T = TypeVar("T")
 _LONGEST = 1000
@@ -197,7 +197,7 @@ class NetworkExchange:
         self._shown.add(shown)
         if answer["kind"] == "slot-lost":
             raise SlotLost(site, message.phase)
-        return answer_from(answer)
+        return answer_to(message, answer)
 
     async def online(self, site: str) -> None:
         """Returns when the site has a live link."""

@@ -84,7 +84,7 @@ class Studies:
     @property
     def running(self) -> list[str]:
         """Ids of the studies that are being answered, or wait their turn."""
-        return [self.known(digest).id for digest in self._runs.running]
+        return self._runs.running
 
     @property
     def trouble(self) -> str:

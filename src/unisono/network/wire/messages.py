@@ -53,6 +53,18 @@ def answer_from(tree: Any) -> object:
     return _read(tree, _ANSWERS)
 
 
+def answer_to(message: x.Message, tree: Any) -> object:
+    """The answer in a tree, to this message: `ProtocolError` for one that answers another."""
+    answer = answer_from(tree)
+    if tree["kind"] != _ANSWERED_BY.get(message.phase, "nothing"):
+        raise ProtocolError(
+            f"The message {message.phase!r} was answered with {tree['kind']!r}.",
+            rule="message-format",
+            remedy="The other end runs another version of Unisono, or altered software; nothing was used of it.",
+        )
+    return answer
+
+
 def _read(tree: Any, readers: Mapping[str, Callable[[Tree], Any]]) -> Any:
     try:
         if not isinstance(tree, dict):
@@ -187,6 +199,17 @@ _REQUESTS: dict[str, tuple[Callable[[Any], Tree], Callable[[Tree], x.Message]]] 
     "tell": (lambda m: {"ask": m.ask.to_tree()}, lambda t: x.Tell(Ask.from_tree(t["ask"]))),
     "close": (lambda m: {"key": _key_tree(m.key)}, lambda t: x.Close(_key(t["key"]))),
 }
+
+_ANSWERED_BY = {
+    "commit": s.Commitment.kind,
+    "advertise": s.Advertise.kind,
+    "share": s.Shares.kind,
+    "mask": "masked",
+    "agree": s.Agreement.kind,
+    "unmask": "revealed",
+    "plain": "words",
+}
+"""By phase; the others are answered with nothing."""
 
 _SECAGG: tuple[type[s.Message], ...] = (s.Commitment, s.Advertise, s.Shares, s.Agreement)
 
