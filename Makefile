@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-network test lint format bench simulate proto clean help
+.PHONY: demo demo-network test lint format bench simulate proto kill-matrix clean help
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -44,6 +44,9 @@ format: .venv/dev ## format and fix what ruff can
 bench: .venv/dev  ## every benchmark; tables go into docs/benchmarks.md
 	@$(BIN)/python benchmarks/statistics.py --write
 	@$(BIN)/python benchmarks/secure_sum.py --write
+
+kill-matrix: .venv/test ## kill -9 of coordinator and sites at every message, over real sockets (about an hour on 2 cores)
+	@$(BIN)/python -m tests.kill_matrix
 
 simulate: .venv/demo ## secure aggregation under 200,000 random schedules of faults and attacks (about an hour on 2 cores)
 	@$(BIN)/unisono simulate secagg --sites 12 --schedules 200000 --seed 1

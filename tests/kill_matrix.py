@@ -3,12 +3,13 @@
 The coordinator, a site, and the site that is always the last to answer are killed with SIGKILL at every moment of a study's life
 (`tests.support.killing`): each message of each phase before and after it is asked for, written to the line, processed and
 answered, and each write to disk before and after it. Every kill has a study of its own, on one network that goes on; the killed
-process is started again, and everything must hold that holds undisturbed (`tests.support.ward.Ward.check`). `--only` repeats one.
+process is started again, and everything must hold that holds undisturbed (`tests.support.held`). `--only` repeats one.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from tests.support import held
 from tests.support.ward import CENTRE, SITES, At, Drill, Ward, asked, counted
 
 ANALYSIS = "table"
@@ -41,7 +43,7 @@ def every_moment(path: Path, who: str, threat: str, options: argparse.Namespace)
     """All that a process comes to in a study's life, from its start on."""
     with _ward(path, who, options, watched=True) as ward:
         study = asked(next(_numbers), ANALYSIS, threat=threat)
-        ward.check(study, ward.answered(study))
+        held.everything(ward, study, ward.answered(study))
         return [at for at in counted(ward.moments(who)) if at.moment != "started"]
 
 
@@ -62,7 +64,7 @@ def killed_at_each(path: Path, who: str, threat: str, moments: list[At], options
                 score.killed += len(drill.done)
                 score.never += [] if drill.done else [at]
             else:
-                ward.check_logs()
+                held.logs(ward)
     return score
 
 
@@ -71,7 +73,7 @@ def _survived(ward: Ward, drill: Drill, threat: str) -> None:
     study = asked(next(_numbers), ANALYSIS, threat=threat)
     files = ward.answered(study)
     ward.linger(LINGER_S)
-    ward.check(study, files)
+    held.everything(ward, study, files)
 
 
 def _ward(path: Path, who: str, options: argparse.Namespace, *, watched: bool = False) -> Ward:
@@ -102,7 +104,10 @@ def main() -> int:
             never = f", {len(score.never)} never came ({', '.join(map(str, score.never))})" if score.never else ""
             seconds = time.monotonic() - began
             print(f"  {score.killed} kills{never}, {len(score.wrong)} wrong; {seconds:.0f} s", flush=True)
-    return 1 if wrong else 0
+    if wrong:
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 if __name__ == "__main__":

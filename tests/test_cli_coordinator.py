@@ -334,7 +334,7 @@ def test_a_cancelled_study_ends_the_watch_with_exit_code_one(
     centre: Centre, researcher: Path, study: Path, say: Say
 ) -> None:
     hold(centre)
-    assert "waiting for leiden, padua, turin" in submit(say, study, researcher)
+    assert "waiting for leiden, padua and turin, 30 d more" in submit(say, study, researcher)
     assert "waiting for leiden, padua and turin" in say("study", "status", "lung", "--home", str(researcher))
     assert "lung: cancelled. Cancelled by the researcher anna." in say(
         "study", "cancel", "lung", "--home", str(researcher)

@@ -33,6 +33,7 @@ COMMANDS = [
     "refuse",
     "withdraw",
     "verify",
+    "results",
     "data add",
     "data list",
     "map",
@@ -229,6 +230,8 @@ def test_a_study_is_offered_shown_approved_answered_and_its_results_come(
         words, called = word_code(roster.digest), ("verify", "leiden", "turin", "--study", "lung", "--how", "a call")
         assert "word-code-differs" in say(*called, "--words", words[::-1], *here, code=1)
         say(*called, "--words", words.upper().replace("-", " "), *here)
+        assert "No results came yet" in say("results", *here)
+        assert "no-results" in say("results", "lung", *here, code=1)
         assert "is approved" in say("approve", "lung", "--yes", *here)
         status = centre.do(centre.net.until(digest, "finished", "failed"))
         assert status["state"] == "finished", status
@@ -236,6 +239,8 @@ def test_a_study_is_offered_shown_approved_answered_and_its_results_come(
         result = json.loads(found[0].read_text())
         assert result["sites"] == ["leiden", "padua", "turin"]
         wait_for(lambda: "finished" in say("studies", *here))
+        assert "lung" in say("results", *here)
+        assert "report.html for reading" in say("results", digest[:8], *here)
         assert "decided" in say("approve", "lung", "--yes", *here, code=1)
     finally:
         assert agent.end() == 0

@@ -19,8 +19,8 @@ from tests.support import deployed
 from tests.support.deployed import DEPLOY, PAGES, ROOT, UNITS, unit
 from unisono import __version__
 from unisono.cli import main as cli
-from unisono.network.agent.serve import Options
 from unisono.network.coordinator.home import Limits
+from unisono.network.stopping import WITHIN_S
 
 ANALYZE = shutil.which("systemd-analyze")
 CHECKS: dict[str, list[str]] = {"parsed": []} | (
@@ -127,7 +127,7 @@ def test_a_unit_locks_its_service_in(path: Path) -> None:
     assert found["ProtectSystem"] == ["strict"]
     assert (found["Restart"], found["LimitCORE"], found["MemorySwapMax"]) == (["on-failure"], ["0"], ["0"])
     assert f"u {name} " in (DEPLOY / "systemd" / "unisono.sysusers").read_text("utf-8")
-    assert int(found["TimeoutStopSec"][0].rstrip("s")) > 3 * Options().farewell_s
+    assert int(found["TimeoutStopSec"][0].rstrip("s")) > 1.5 * WITHIN_S
     variable = {"unisono-site": "UNISONO_SITE_HOME", "unisono-coordinator": "UNISONO_COORDINATOR_HOME"}[name]
     assert f"{variable}=/var/lib/{name}" in " ".join(found["Environment"]).split()
 
@@ -209,6 +209,7 @@ def test_the_compose_file_shows_a_coordinator_and_three_sites_that_nobody_can_re
         assert not {"ports", "privileged", "network_mode", "user"} & set(service)
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
+        assert int(service["stop_grace_period"].rstrip("s")) > 1.5 * WITHIN_S
         volume = service["volumes"][0].split(":")
         assert volume[0] in found["volumes"]
         assert volume[1] in json.loads(deployed.stages(CONTAINERFILE)[target].last("VOLUME"))

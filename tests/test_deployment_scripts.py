@@ -18,6 +18,7 @@ import pytest
 from tests.support.deployed import DEPLOY, SCRIPTS
 from tests.support.network import Net, credentials
 from unisono.network.agent.folder import AgentFolder, Settings
+from unisono.network.stopping import WITHIN_S
 from unisono.site.home import Home
 
 WHEELHOUSE = DEPLOY / "wheelhouse"
@@ -110,6 +111,7 @@ def test_the_slurm_script_asks_for_the_signal_that_it_hands_over_at() -> None:
     text = (DEPLOY / "slurm" / "site-agent.sbatch").read_text("utf-8")
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", text, re.M))
     assert asked["signal"] == "B:USR1@120"
+    assert WITHIN_S < 120
     assert "trap 'stop yes' USR1" in text
     assert {"requeue": "", "dependency": "singleton", "open-mode": "append", "nodes": "1"}.items() <= asked.items()
     assert "gres" not in asked

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import engine, wide
+from tests.support import engine, held, wide
 from tests.support.ward import CENTRE, SITES, At, Drill, Ward, asked
 
 SEED = 20260301
@@ -34,7 +34,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     opened = Ward(path, watched=True, heartbeat_s=1.0, grace_s=3.0)
     with opened:
         yield opened
-        opened.check_logs()
+        held.logs(opened)
     assert opened.left() == []
 
 
@@ -75,7 +75,7 @@ def drilled(ward: Ward, who: str, moments: list[At], threat: str = "malicious") 
     studies = 0
     while drill.left:
         left, study = len(drill.left), asked(next(numbers), "table", threat=threat)
-        ward.check(study, ward.answered(study))
+        held.everything(ward, study, ward.answered(study))
         assert len(drill.left) < left, f"{who} never came to {drill.next}"
         studies += 1
     assert drill.done == moments
@@ -117,7 +117,7 @@ def test_the_coordinator_killed_in_the_middle_of_a_large_upload_has_nothing_comp
         ward.drill(drill)
         files = ward.answered(study)
         assert drill.done
-        steps = ward.check_openings(study)
+        steps = held.openings(ward, study)
         assert computed(ward) - before == Counter(dict.fromkeys(SITES, steps))
         assert json.loads(files["wide/result.json"])["estimates"]["error"] < 1e-6
         # The coordinator that lives has one vector of each site, and little else.
@@ -153,7 +153,7 @@ def test_a_site_frozen_for_three_heartbeats_goes_on_and_computes_nothing_twice(b
             ward.until("the loss", lambda: "turin" in ward.client.call("status", study=study.digest())["waiting_for"])
     finally:
         os.kill(ward.pids["turin"], signal.SIGCONT)
-    ward.check(study, ward.finished(study))
+    held.everything(ward, study, ward.finished(study))
     assert computed(ward) - before == Counter(dict.fromkeys(SITES, 2))
 
 
@@ -173,7 +173,7 @@ def test_of_two_agents_with_one_identity_started_at_once_one_answers_and_the_oth
     (winner,) = (path for path in (home, twin) if "connected" in names(since(path)))
     ward.at["padua"] = winner.name
     study = asked(next(numbers), "table")
-    ward.check(study, ward.answered(study))
+    held.everything(ward, study, ward.answered(study))
     assert "connected" not in names(since(twin if winner == home else home))
     for who in ("padua", "twin"):
         ward.kill(who)

@@ -12,7 +12,7 @@ import pytest
 from unisono.errors import ProtocolError
 from unisono.network.coordinator.sites import beginning
 from unisono.network.link import CoordinatorEnd, Restarted, SiteEnd
-from unisono.network.wire.outbox import Outbox
+from unisono.network.wire.outbox import SMALL_BYTES, Outbox
 from unisono.network.wire.parcel import CHUNK_BYTES, STAGED_BYTES, Incoming, Outgoing
 from unisono.network.wire.unisono_pb2 import Beat, Begin, Chunk, Frame
 
@@ -125,7 +125,7 @@ def test_a_new_life_of_the_coordinator_is_not_given_what_the_life_before_it_aske
         earlier = CoordinatorEnd(before=beginning())
         old = asyncio.ensure_future(earlier.request({"words": np.ones(1, np.uint32), "n": 1}))
         await asyncio.sleep(0)
-        await Wire(earlier, site, lives=3).run()  # killed when the question is there, and the answer is not
+        await Wire(earlier, site, lives=1).run()  # killed when the question is there, and the answer is not
         assert len(site.progress()) == 1
         assert not old.done()
         later = CoordinatorEnd(before=beginning())
@@ -150,8 +150,9 @@ def test_a_request_that_was_given_up_is_forgotten_at_the_site() -> None:
         wire = asyncio.ensure_future(Wire(coordinator, site).run())
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(coordinator.request({"n": 1}), 0.02)
-        await asyncio.sleep(0.01)
-        assert site.progress() == []
+        async with asyncio.timeout(10):
+            while site.progress():
+                await asyncio.sleep(0.01)
         wire.cancel()
 
     asyncio.run(go())
@@ -222,12 +223,46 @@ def test_a_short_frame_overtakes_a_long_parcel_and_parcels_take_turns() -> None:
     async def go() -> None:
         outbox = Outbox()
         outbox.send(1, Outgoing({"a": np.zeros(CHUNK_BYTES, np.uint8), "b": np.zeros(CHUNK_BYTES, np.uint8)}))
-        outbox.send(2, Outgoing({"a": np.zeros(10, np.uint8)}))
+        outbox.send(2, Outgoing({"a": np.zeros(SMALL_BYTES, np.uint8)}))
         frames = outbox.frames()
         seen = [await anext(frames) for _ in range(3)]
         outbox.put(Frame(beat=Beat()))
         seen += [await anext(frames) for _ in range(2)]
         kinds = [(f.WhichOneof("kind"), f.chunk.id) for f in seen]
         assert kinds == [("begin", 0), ("begin", 0), ("chunk", 1), ("beat", 0), ("chunk", 2)]
+
+    asyncio.run(go())
+
+
+def test_a_small_parcel_is_one_frame_and_takes_along_what_is_done() -> None:
+    async def go() -> None:
+        outbox = Outbox()
+        outbox.done(6)
+        outbox.done(7)
+        outbox.send(8, Outgoing({"n": 1}))
+        frames = outbox.frames()
+        frame = await anext(frames)
+        assert (frame.begin.id, list(frame.begin.done)) == (8, [6, 7])
+        assert len(frame.begin.data) == frame.begin.size > 0
+        outbox.done(8)
+        alone = await anext(frames)  # nothing comes that could take it along
+        assert (alone.WhichOneof("kind"), alone.done.id) == ("done", 8)
+        outbox.done(9)
+        outbox.close()
+        assert [f.done.id async for f in frames] == [9]
+
+    asyncio.run(go())
+
+
+def test_a_small_answer_that_was_cut_off_before_it_came_is_sent_again_whole() -> None:
+    async def go() -> None:
+        coordinator, site = CoordinatorEnd(), SiteEnd(doubled, "s1")
+        asked = asyncio.ensure_future(coordinator.request({"words": np.arange(5, dtype=np.uint32), "n": 3}))
+        await asyncio.sleep(0)
+        await Wire(coordinator, site, lives=1).run()
+        await Wire(coordinator, site, lives=0).run()
+        wire = asyncio.ensure_future(Wire(coordinator, site).run())
+        assert (await asked)["words"].tolist() == [0, 2, 4, 6, 8]
+        wire.cancel()
 
     asyncio.run(go())

@@ -20,7 +20,7 @@ import numpy as np
 from tests.support import engine
 from tests.support.disk import Disk
 from tests.support.hospitals import Hospitals
-from tests.support.network import Net, now, said
+from tests.support.network import Net, said
 from unisono.network.coordinator.sites import Sites
 from unisono.network.log import Log
 from unisono.network.signing import StudySignature
@@ -36,6 +36,7 @@ class Events:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.logs: dict[Path, Log] = {}
 
     def hearing(self) -> Any:
         """While it lasts."""
@@ -43,6 +44,7 @@ class Events:
 
         def heard(log: Log, event: str, **facts: Any) -> None:
             self.seen.append((event, facts))
+            self.logs[log.path] = log
             write(log, event, **facts)
 
         return mock.patch.object(Log, "write", heard)
@@ -94,13 +96,10 @@ async def in_a_run(folder: Path, disk: Disk, who: str) -> dict[str, Any]:
                     seen["while full"] = await events.until("study-state-not-kept", study=digest)
                 else:
                     seen["while full"] = await events.until("request-refused", to="exchange")
-            log = net.coordinator._log if who == "centre" else Log(hospitals.folder(who).log, now)
+            log = events.logs[net.home.log if who == "centre" else hospitals.folder(who).log]
             while not log.lost:  # the last page of a file has room for some lines
                 log.write("noise")
-            events.seen.clear()
             seen["another"] = await _submitted(net, OTHER)
-            if who == "padua":
-                await events.until("request-refused", "unreachable")
             disk.free()
             seen["failed"] = (await net.until(digest, "failed"))["why"]
             seen["another again"] = await _submitted(net, OTHER)

@@ -1,16 +1,14 @@
 """Coordinators and site agents as processes of their own that kill themselves (SIGKILL) at one moment: the n-th time that a message
 is asked for, written to the line, answered, or that something is written down before or after it.
 
-What runs is the service as it is: the moments are wrapped around its functions from here, in the process that is to be killed
-and nowhere else; a process that is to be killed at no moment and writes none down is not touched at all. `Stable` is one process
+What runs is the service as it is: the moments (`tests.support.moments`) are wrapped around its functions in the process that is to
+be killed and nowhere else; a process that is to be killed at no moment and writes none down is not touched at all. `Stable` is one process
 that has imported everything and forks a child for every start; a child starts in milliseconds, and dies as any process does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import json
 import os
 import selectors
@@ -20,39 +18,23 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.support import engine, wide
-from unisono.federation.journal import Journal
-from unisono.network.agent import results
+from tests.support import engine, moments, wide
 from unisono.network.agent.datasets import Dataset
 from unisono.network.agent.dial import Pace
 from unisono.network.agent.folder import AgentFolder
-from unisono.network.agent.inbox import Inbox
-from unisono.network.agent.requests import Requests
 from unisono.network.agent.serve import Options
 from unisono.network.agent.serve import serve as serve_site
 from unisono.network.agent.studies import make_worker
 from unisono.network.coordinator import service
-from unisono.network.coordinator.calls import Calls
 from unisono.network.coordinator.home import CoordinatorHome
-from unisono.network.coordinator.running import StudyRun
-from unisono.network.coordinator.sites import NetworkExchange, Sites
-from unisono.network.coordinator.store import Store
-from unisono.network.wire.outbox import Outbox
-from unisono.network.wire.parcel import Incoming, Outgoing
-from unisono.network.wire.unisono_pb2 import Frame
 from unisono.report.files import write
-from unisono.site.audit import AuditLog
-from unisono.site.state import SiteState
 from unisono.site.worker import LocalWorker, Worker
 from unisono.site.workers.process import ProcessWorker
-from unisono.site.workers.running import Running
 from unisono.study.document import Study
 
 MARK = "UNISONO_KILLING"
@@ -76,132 +58,6 @@ class Start:
     local: bool = True
 
 
-class Moments:
-    """Counts them, writes them down, and dies at the one it was told."""
-
-    def __init__(self, start: Start) -> None:
-        self._fatal = start.moment, start.times
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._file = os.open(Path(start.home) / MOMENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.reach("started")
-
-    def reach(self, moment: str) -> None:
-        with self._lock:
-            self._counts[moment] += 1
-            os.write(self._file, f"{moment}\n".encode())
-            if (moment, self._counts[moment]) == self._fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(self, owner: Any, name: str, named: Callable[..., str]) -> None:
-        """Two moments, before and after a function. named: what it is called with -> the moments' name, or "" for none."""
-        plain = getattr(owner, name)
-
-        @functools.wraps(plain)
-        async def later(*given: Any, **more: Any) -> Any:
-            what = named(*given, **more)
-            self._edge("before", what)
-            found = await plain(*given, **more)
-            self._edge("after", what)
-            return found
-
-        @functools.wraps(plain)
-        def now(*given: Any, **more: Any) -> Any:
-            what = named(*given, **more)
-            self._edge("before", what)
-            found = plain(*given, **more)
-            self._edge("after", what)
-            return found
-
-        setattr(owner, name, later if inspect.iscoroutinefunction(plain) else now)
-
-    def _edge(self, edge: str, what: str) -> None:
-        if what:
-            self.reach(f"{edge} {what}")
-
-
-# -- which moments ------------------------------------------------------------------------------------------------------
-
-
-def message_of(tree: Any) -> str:
-    """What a tree on the line is called: a message's phase, what else the coordinator tells, or an answer's kind."""
-    if not isinstance(tree, dict):
-        return "other"
-    if tree.get("to") == "exchange":
-        return str(tree["message"]["kind"])
-    return str(tree.get("to") or tree.get("kind") or "other")
-
-
-def _on_the_line(moments: Moments) -> None:
-    """``sent X``: the last byte of a message was written to the connection; ``half X``: half of a large one has come."""
-    make, send, frames, append = Outgoing.__init__, Outbox.send, Outbox.frames, Incoming.append
-
-    def made(self: Any, tree: Any) -> None:
-        make(self, tree)
-        self.message = message_of(tree)
-
-    def sending(self: Any, number: int, parcel: Any, offset: int = 0) -> None:
-        self.__dict__.setdefault("parcels", {})[number] = parcel
-        send(self, number, parcel, offset)
-
-    async def written(self: Any) -> AsyncIterator[Frame]:
-        async for frame in frames(self):
-            yield frame  # it is written when the next one is wanted
-            if frame.WhichOneof("kind") == "chunk":
-                parcel = self.parcels[frame.chunk.id]
-                if frame.chunk.offset + len(frame.chunk.data) == parcel.size:
-                    moments.reach(f"sent {parcel.message}")
-
-    def coming(self: Any, offset: int, data: bytes) -> None:
-        append(self, offset, data)
-        if offset < self.size / 2 <= self.received < self.size:
-            moments.reach("half of a large message")
-
-    Outgoing.__init__, Outbox.send = made, sending  # type: ignore[method-assign]
-    Outbox.frames, Incoming.append = written, coming  # type: ignore[method-assign]
-
-
-def _at_the_coordinator(moments: Moments) -> None:
-    moments.around(NetworkExchange, "request", lambda _, __, message: f"ask {message.phase}")
-    moments.around(
-        Sites, "ask", lambda _, __, tree: "" if tree["to"] in ("exchange", "roster") else f"tell {tree['to']}"
-    )
-    moments.around(
-        Calls, "answer", lambda _, __, tree: f"call {tree['call']}" if tree["call"] in ("submit", "approve") else ""
-    )
-    moments.around(Journal, "write", lambda _, kind, *__, **___: f"journal {kind}")
-    moments.around(Store, "submit", lambda *_: "store submit")
-    moments.around(Store, "decide", lambda *_: "store decide")
-    moments.around(Store, "move", lambda _, __, state, *___, **____: f"store {state}")
-    moments.around(Store, "delivered", lambda _, delivery: f"store delivered {delivery.kind}")
-    moments.around(StudyRun, "_write", lambda *_: "results")
-
-
-def _at_a_site(moments: Moments) -> None:
-    moments.around(Requests, "__call__", lambda _, tree: "" if tree["to"] == "roster" else f"answer {message_of(tree)}")
-    for name in ("vector", "survivors", "answer", "circle", "cohort"):
-        moments.around(SiteState, f"remember_{name}", lambda *_, name=name: f"remember {name}")
-    moments.around(SiteState, "close_step", lambda *_: "close step")
-    moments.around(AuditLog, "write", lambda _, __, event, **___: f"audit {event}")
-    for name in ("offer", "told", "progress"):
-        moments.around(Inbox, name, lambda *_, name=name: f"inbox {name}")
-    moments.around(results, "keep", lambda *_: "keep results")
-    for kind in (LocalWorker, ProcessWorker):
-        moments.around(kind, "contribution", lambda *_: "compute")
-    exchange = Running.exchange
-
-    def asked(self: Any, frame: bytes, seconds: float) -> bytes:
-        """``computing``: the worker process has the question, and no answer was read."""
-        if b"contribution" in frame:
-            os.write(self._stdin, frame)
-            moments.reach(f"worker {self.pid}")
-            moments.reach("computing")
-            return exchange(self, b"", seconds)
-        return exchange(self, frame, seconds)
-
-    Running.exchange = asked  # type: ignore[method-assign]
-
-
 # -- a process ----------------------------------------------------------------------------------------------------------
 
 
@@ -209,9 +65,9 @@ def _serve(start: Start) -> None:
     """What `unisono coordinator serve` and `unisono site serve` do."""
     home = Path(start.home)
     if start.moment or start.watched:
-        moments = Moments(start)
-        _on_the_line(moments)
-        (_at_the_coordinator if start.what == "coordinator" else _at_a_site)(moments)
+        reached = moments.Moments(home / MOMENTS, start.moment, start.times)
+        moments.on_the_line(reached)
+        (moments.at_the_coordinator if start.what == "coordinator" else moments.at_a_site)(reached)
     if start.what == "coordinator":
         asyncio.run(service.serve(CoordinatorHome(home)))
     else:

@@ -4,28 +4,20 @@ and stewards in the test's process; whoever is killed is started again; and what
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import signal
 import socket
-import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.support import engine, steward
 from tests.support.killing import MARK, MOMENTS, Stable, Start
 from tests.support.network import coordinator_home, credentials, now
-from unisono.errors import NetworkError, PermitError, UnisonoError
-from unisono.federation.journal import Journal
-from unisono.methods.registry import check
+from unisono.errors import NetworkError
 from unisono.network import pki
 from unisono.network.agent import datasets
 from unisono.network.agent.folder import AgentFolder, Settings
@@ -33,7 +25,6 @@ from unisono.network.agent.inbox import Inbox
 from unisono.network.agent.steward import Desk
 from unisono.network.researcher import Client, PersonFolder
 from unisono.network.signing import StudySignature
-from unisono.site.audit import AuditLog
 from unisono.study.document import Study
 
 SITES = engine.SITES[:3]
@@ -47,18 +38,6 @@ _PATIENCE_S = 120.0
 def asked(number: int, *analyses: str, threat: str = "malicious") -> Study:
     """A study that was not asked before."""
     return engine.study(*analyses, id=f"lung-{number}", protection={"threat": threat})
-
-
-@cache
-def embedded(analysis: str) -> Any:
-    """The embedded run's estimates, as its result file holds them."""
-
-    def run(folder: Path) -> Any:
-        found = engine.run(engine.study(analysis), folder, data=engine.hospitals(SITES))
-        return json.loads(json.dumps(engine.estimates(found)[analysis]))
-
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:  # it has an event loop of its own
-        return beside.submit(run, Path(folder)).result()
 
 
 @dataclass(frozen=True)
@@ -273,72 +252,6 @@ class Ward:
         finally:
             inbox.close()
 
-    # -- what must hold -----------------------------------------------------------------------------------------------
-
-    def check(self, study: Study, files: dict[str, bytes]) -> None:
-        """The embedded run's estimates, bit for bit; every step opened once, for one set of sites, and on record at each."""
-        for analysis in study.analyses:
-            found = json.loads(files[f"{analysis}/result.json"])
-            assert found["estimates"] == embedded(analysis)
-            assert found["sites"] == sorted(SITES)
-        self.check_openings(study)
-
-    def check_openings(self, study: Study) -> int:
-        """By the journals, by every site's own memory, and by its audit log. How many steps were opened."""
-        opened = {(run, name, *step) for name in study.analyses for run, *step in self._journal(study, name)}
-        assert opened
-        for site in SITES:
-            audit = AuditLog(self.folder(site).path / "audit.jsonl")
-            assert audit.verify(), site
-            events = [json.loads(line) for line in audit.path.read_text("utf-8").splitlines()]
-            unmasked: dict[tuple[Any, ...], set[tuple[str, ...]]] = {}
-            for event in events:
-                if event["event"] == "unmasked":
-                    unmasked.setdefault(tuple(event["step"]), set()).add(tuple(event["survivors"]))
-            assert opened <= set(unmasked), (site, opened - set(unmasked))
-            assert {len(sets) for sets in unmasked.values()} == {1}, site
-            self._check_memory(site, opened)
-        return len(opened)
-
-    def _check_memory(self, site: str, opened: set[tuple[Any, ...]]) -> None:
-        memory = sqlite3.connect(self.folder(site).path / "state.db")
-        try:
-            rows = memory.execute("SELECT run, analysis, epoch, step, survivors, closed FROM steps").fetchall()
-        finally:
-            memory.close()
-        found = {row[:4]: row[4:] for row in rows}
-        assert len(found) == len(rows)
-        last = {key[:2]: max(other for other in opened if other[:2] == key[:2]) for key in opened}
-        for key in opened:
-            survivors, closed = found[key]
-            assert set(json.loads(survivors)) == set(SITES)
-            # The news that a step is over rides on the next question. The last one's has nothing to ride on, and may be lost.
-            assert closed or key == last[key[:2]], (site, key)
-
-    def _journal(self, study: Study, analysis: str) -> list[tuple[Any, ...]]:
-        """(run, epoch, step) of every step that was opened."""
-        path = self.home.folder(study.id, study.digest()) / analysis / "journal.db"
-        with TemporaryDirectory() as copied:  # the service may still hold it
-            shutil.copytree(path.parent, copied, dirs_exist_ok=True)
-            journal = Journal(Path(copied) / path.name, read_only=True)
-            try:
-                start = journal.last("start")
-                assert start is not None and start.body is not None
-                steps = [(record.epoch, record.step) for record in journal.all("opened")]
-            finally:
-                journal.close()
-        assert len(steps) == len(set(steps)), steps
-        return [(start.body["run"], *step) for step in steps]
-
-    def check_logs(self) -> None:
-        """No fault of ours, at either end; nothing that a process said on its own."""
-        for who in (CENTRE, *SITES):
-            said = (self.path / who / "process.log").read_text("utf-8")
-            assert not said, f"{who}: {said}"
-            for line in (self.path / who / "log.jsonl").read_text("utf-8").splitlines():
-                event = json.loads(line)
-                assert event["event"] not in ("fault", "study-fault", "connection-broken"), (who, event)
-
     def left(self) -> list[int]:
         """Processes that belong to this ward."""
         mark = f"{MARK}={self.path}".encode()
@@ -372,18 +285,3 @@ def counted(moments: Iterable[str]) -> list[At]:
         counts[moment] += 1
         found.append(At(moment, counts[moment]))
     return found
-
-
-__all__ = [
-    "CENTRE",
-    "SITES",
-    "At",
-    "Drill",
-    "PermitError",
-    "UnisonoError",
-    "Ward",
-    "asked",
-    "check",
-    "counted",
-    "embedded",
-]

@@ -44,6 +44,7 @@ def preflight(
     [bold]Example[/]: unisono site preflight coordinator.example.org:443 --json preflight.json
     """
     try:
+        from unisono.network.agent.folder import AgentFolder
         from unisono.network.preflight.report import table
         from unisono.network.preflight.run import LONGEST_IDLE_S
         from unisono.network.preflight.run import preflight as look
@@ -84,9 +85,8 @@ def preflight(
     out.print(Text(*_SAID[report.status]))
     if json is not None:
         report.save(json)
-    if (
-        folder / "coordinator.json"
-    ).exists():  # a member: its operator's board shows the verdict from the next connection on
-        report.save(folder / "preflight.json")
+    member = AgentFolder(folder)
+    if member.joined:  # the operator's board shows the verdict from the agent's next connection on
+        report.save(member.preflight)
     if report.status == "fail":
         raise typer.Exit(1)

@@ -16,7 +16,7 @@ from unisono.errors import ProtocolError, UnisonoError
 from unisono.federation.tree import Tree
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.parcel import Incoming, Outgoing
-from unisono.network.wire.unisono_pb2 import Done, Frame, Progress
+from unisono.network.wire.unisono_pb2 import Frame, Progress
 
 MESSAGE_LIMIT = 2**31
 OPEN_LIMIT = 64
@@ -80,7 +80,7 @@ class CoordinatorEnd:
             self._asked.pop(number, None)
             if self._outbox is not None:
                 self._outbox.drop(number)
-                self._outbox.put(Frame(done=Done(id=number)))
+                self._outbox.done(number)
 
     def welcome(self, session: str) -> list[Progress]:
         """A site says hello: the open requests, with the bytes of their answers that have come. Another session than before
@@ -120,6 +120,7 @@ class CoordinatorEnd:
             asked = self._asked.get(frame.begin.id)
             if asked is not None and asked.incoming is None:
                 asked.incoming = Incoming(frame.begin.size, self.limit)
+                self.bytes_in += _with_data(asked.incoming, frame)
                 _finished(asked)
         elif kind == "chunk":
             asked = self._asked.get(frame.chunk.id)
@@ -189,10 +190,13 @@ class SiteEnd:
         kind = frame.WhichOneof("kind")
         if kind == "begin":
             number = frame.begin.id
+            for done in frame.begin.done:
+                self._forget(done)
             if number in self._open:
                 if self._open[number].incoming.received:
                     raise _unexpected(kind)
-                return  # announced again after a lost connection, of which nothing had come
+                self._took(number, frame)  # announced again after a lost connection, of which nothing had come
+                return
             if len(self._open) >= OPEN_LIMIT:
                 raise ProtocolError(
                     f"More than {OPEN_LIMIT} requests are open.",
@@ -200,7 +204,7 @@ class SiteEnd:
                     remedy="The coordinator runs altered software, or never says that it has an answer. Report it.",
                 )
             self._open[number] = _Answering(Incoming(frame.begin.size, self.limit))
-            self._begin(number)
+            self._took(number, frame)
         elif kind == "chunk":
             item = self._open.get(frame.chunk.id)
             if item is None:
@@ -212,6 +216,10 @@ class SiteEnd:
             self._forget(frame.done.id)
         elif kind != "beat":
             raise _unexpected(kind)
+
+    def _took(self, number: int, frame: Frame) -> None:
+        self.bytes_in += _with_data(self._open[number].incoming, frame)
+        self._begin(number)
 
     def close(self) -> None:
         """Let go of everything that is open."""
@@ -244,6 +252,14 @@ class SiteEnd:
         item = self._open.pop(number, None)
         if item is not None and self._outbox is not None:
             self._outbox.drop(number)
+
+
+def _with_data(incoming: Incoming, frame: Frame) -> int:
+    """What came with an announcement; how many bytes."""
+    data = frame.begin.data
+    if data:
+        incoming.append(0, data)
+    return len(data)
 
 
 def _unexpected(kind: str | None) -> ProtocolError:

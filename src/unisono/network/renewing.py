@@ -28,7 +28,9 @@ def renewed(credentials: Credentials, answer: Any, now: datetime) -> Credentials
     found = Credentials(credentials.key_pem, chain.encode(), credentials.ca_pem).checked()
     peer, old = pki.peer_of(found.chain_pem), pki.peer_of(credentials.chain_pem)
     if (peer.role, peer.name) != (old.role, old.name) or peer.not_after <= now:
-        raise _refused("The certificate that came is for somebody else, or expired already.", "Ask the coordinator's operator")
+        raise _refused(
+            "The certificate that came is for somebody else, or expired already.", "Ask the coordinator's operator"
+        )
     if peer.not_after <= old.not_after:
         raise _refused(
             "The coordinator gave no later certificate: its authority's own time ends.",

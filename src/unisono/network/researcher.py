@@ -196,8 +196,10 @@ class Client:
             try:
                 stream = self._runner.run(self._watching(study))
                 while (tree := self._runner.run(self._next(stream, study))) is not None:
-                    last, failures = Seen(tree["state"], tree["event"]), 0
-                    yield last
+                    failures = 0
+                    for event in tree["events"] or [None]:
+                        last = Seen(tree["state"], event)
+                        yield last
                 if last is not None and last.state["state"] not in OPEN:
                     return
                 away: UnisonoError = _ended(self.address)
@@ -219,7 +221,9 @@ class Client:
         try:
             answer = self.call("renew", **renewing.body(self._credentials))
             found = renewing.renewed(self._credentials, answer, now)
-        except EnrolmentError:  # the authority's key is elsewhere, or its own time ends: the present certificate goes on
+        except (
+            EnrolmentError
+        ):  # the authority's key is elsewhere, or its own time ends: the present certificate goes on
             return False
         found.save(self._folder.tls)
         self._credentials = found
@@ -262,7 +266,9 @@ class Client:
         if isinstance(tree, dict) and isinstance(tree.get("error"), dict):
             raise said(tree["error"])
         found = tree.get("ok") if isinstance(tree, dict) else None
-        if not isinstance(found, dict) or not isinstance(found.get("state"), dict) or "event" not in found:
+        if not isinstance(found, dict) or not isinstance(found.get("state"), dict):
+            raise _unreadable()
+        if not isinstance(found.get("events"), list) or not all(isinstance(event, dict) for event in found["events"]):
             raise _unreadable()
         return cast(dict[str, Any], found)
 

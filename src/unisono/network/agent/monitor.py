@@ -41,7 +41,10 @@ class Answers:
         answer = await self._handler(tree)
         asked = tree.get("to") if isinstance(tree, dict) else None
         said = answer.get("kind") if isinstance(answer, dict) else None
-        named = (str(asked) if asked in _NAMED else "unknown", OUTCOMES.get(str(said), "answered"))
+        named = (
+            asked if isinstance(asked, str) and asked in _NAMED else "unknown",
+            OUTCOMES.get(str(said), "answered"),
+        )
         self._took.setdefault(named, Histogram()).observe(time.monotonic() - began)
         return answer
 

@@ -202,7 +202,9 @@ class Store:
     def tell_again(self, site: str) -> None:
         """A site may have forgotten what it was told: every study that it is asked in is offered again, and its state told."""
         with self._change() as db:
-            for digest, roster in db.execute("SELECT digest, roster FROM studies ORDER BY submitted, digest").fetchall():
+            for digest, roster in db.execute(
+                "SELECT digest, roster FROM studies ORDER BY submitted, digest"
+            ).fetchall():
                 if site in json.loads(roster):
                     _deliver(db, digest, (site,), "offer")
                     _deliver(db, digest, (site,), "state")

@@ -4,50 +4,55 @@
 # source: unisono.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 7, 35, 1, "", "unisono.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'unisono.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\runisono.proto\x12\x0funisono.wire.v1":\n\x06Packed\x12\x0c\n\x04tree\x18\x01 \x01(\x0c\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x10\n\x08software\x18\x03 \x01(\t"\xaa\x02\n\x05\x46rame\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.unisono.wire.v1.HelloH\x00\x12+\n\x07welcome\x18\x02 \x01(\x0b\x32\x18.unisono.wire.v1.WelcomeH\x00\x12\'\n\x05\x62\x65gin\x18\x03 \x01(\x0b\x32\x16.unisono.wire.v1.BeginH\x00\x12\'\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x16.unisono.wire.v1.ChunkH\x00\x12%\n\x04\x64one\x18\x05 \x01(\x0b\x32\x15.unisono.wire.v1.DoneH\x00\x12%\n\x04\x62\x65\x61t\x18\x06 \x01(\x0b\x32\x15.unisono.wire.v1.BeatH\x00\x12#\n\x03\x62ye\x18\x07 \x01(\x0b\x32\x14.unisono.wire.v1.ByeH\x00\x42\x06\n\x04kind"\xc4\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\'\n\x04open\x18\x04 \x03(\x0b\x32\x19.unisono.wire.v1.Progress\x12\r\n\x05\x61\x62out\x18\x05 \x01(\x0c\x12#\n\x04mark\x18\x06 \x01(\x0b\x32\x15.unisono.wire.v1.Mark\x12)\n\nremembered\x18\x07 \x01(\x0b\x32\x15.unisono.wire.v1.Mark"\xcd\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\'\n\x04open\x18\x03 \x03(\x0b\x32\x19.unisono.wire.v1.Progress\x12\x14\n\x0cheartbeat_ms\x18\x04 \x01(\r\x12\x0f\n\x07time_ms\x18\x05 \x01(\x04\x12#\n\x04mark\x18\x06 \x01(\x0b\x32\x15.unisono.wire.v1.Mark\x12)\n\nremembered\x18\x07 \x01(\x0b\x32\x15.unisono.wire.v1.Mark"8\n\x04Mark\x12\x0f\n\x07lineage\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x10\n\x08restored\x18\x03 \x01(\t"(\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x08received\x18\x02 \x01(\x04"!\n\x05\x42\x65gin\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04"1\n\x05\x43hunk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c"\x12\n\x04\x44one\x12\n\n\x02id\x18\x01 \x01(\x04"<\n\x04\x42\x65\x61t\x12\x0f\n\x07time_ms\x18\x01 \x01(\x04\x12#\n\x04mark\x18\x02 \x01(\x0b\x32\x15.unisono.wire.v1.Mark"1\n\x03\x42ye\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t2\xbc\x02\n\x0b\x43oordinator\x12=\n\x07\x43onnect\x12\x16.unisono.wire.v1.Frame\x1a\x16.unisono.wire.v1.Frame(\x01\x30\x01\x12\x38\n\x04Join\x12\x17.unisono.wire.v1.Packed\x1a\x17.unisono.wire.v1.Packed\x12\x38\n\x04\x43\x61ll\x12\x17.unisono.wire.v1.Packed\x1a\x17.unisono.wire.v1.Packed\x12;\n\x05Watch\x12\x17.unisono.wire.v1.Packed\x1a\x17.unisono.wire.v1.Packed0\x01\x12=\n\x05Probe\x12\x17.unisono.wire.v1.Packed\x1a\x17.unisono.wire.v1.Packed(\x01\x30\x01\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\runisono.proto\x12\x0funisono.wire.v1\":\n\x06Packed\x12\x0c\n\x04tree\x18\x01 \x01(\x0c\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x10\n\x08software\x18\x03 \x01(\t\"\xaa\x02\n\x05\x46rame\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.unisono.wire.v1.HelloH\x00\x12+\n\x07welcome\x18\x02 \x01(\x0b\x32\x18.unisono.wire.v1.WelcomeH\x00\x12\'\n\x05\x62\x65gin\x18\x03 \x01(\x0b\x32\x16.unisono.wire.v1.BeginH\x00\x12\'\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x16.unisono.wire.v1.ChunkH\x00\x12%\n\x04\x64one\x18\x05 \x01(\x0b\x32\x15.unisono.wire.v1.DoneH\x00\x12%\n\x04\x62\x65\x61t\x18\x06 \x01(\x0b\x32\x15.unisono.wire.v1.BeatH\x00\x12#\n\x03\x62ye\x18\x07 \x01(\x0b\x32\x14.unisono.wire.v1.ByeH\x00\x42\x06\n\x04kind\"\xc4\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\'\n\x04open\x18\x04 \x03(\x0b\x32\x19.unisono.wire.v1.Progress\x12\r\n\x05\x61\x62out\x18\x05 \x01(\x0c\x12#\n\x04mark\x18\x06 \x01(\x0b\x32\x15.unisono.wire.v1.Mark\x12)\n\nremembered\x18\x07 \x01(\x0b\x32\x15.unisono.wire.v1.Mark\"\xcd\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\'\n\x04open\x18\x03 \x03(\x0b\x32\x19.unisono.wire.v1.Progress\x12\x14\n\x0cheartbeat_ms\x18\x04 \x01(\r\x12\x0f\n\x07time_ms\x18\x05 \x01(\x04\x12#\n\x04mark\x18\x06 \x01(\x0b\x32\x15.unisono.wire.v1.Mark\x12)\n\nremembered\x18\x07 \x01(\x0b\x32\x15.unisono.wire.v1.Mark\"8\n\x04Mark\x12\x0f\n\x07lineage\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x10\n\x08restored\x18\x03 \x01(\t\"(\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x08received\x18\x02 \x01(\x04\"=\n\x05\x42\x65gin\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64one\x18\x04 \x03(\x04\"1\n\x05\x43hunk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x12\n\x04\x44one\x12\n\n\x02id\x18\x01 \x01(\x04\"<\n\x04\x42\x65\x61t\x12\x0f\n\x07time_ms\x18\x01 \x01(\x04\x12#\n\x04mark\x18\x02 \x01(\x0b\x32\x15.unisono.wire.v1.Mark\"1\n\x03\x42ye\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t2\xbc\x02\n\x0b\x43oordinator\x12=\n\x07\x43onnect\x12\x16.unisono.wire.v1.Frame\x1a\x16.unisono.wire.v1.Frame(\x01\x30\x01\x12\x38\n\x04Join\x12\x17.unisono.wire.v1.Packed\x1a\x17.unisono.wire.v1.Packed\x12\x38\n\x04\x43\x61ll\x12\x17.unisono.wire.v1.Packed\x1a\x17.unisono.wire.v1.Packed\x12;\n\x05Watch\x12\x17.unisono.wire.v1.Packed\x1a\x17.unisono.wire.v1.Packed0\x01\x12=\n\x05Probe\x12\x17.unisono.wire.v1.Packed\x1a\x17.unisono.wire.v1.Packed(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "unisono_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unisono_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_PACKED"]._serialized_start = 34
-    _globals["_PACKED"]._serialized_end = 92
-    _globals["_FRAME"]._serialized_start = 95
-    _globals["_FRAME"]._serialized_end = 393
-    _globals["_HELLO"]._serialized_start = 396
-    _globals["_HELLO"]._serialized_end = 592
-    _globals["_WELCOME"]._serialized_start = 595
-    _globals["_WELCOME"]._serialized_end = 800
-    _globals["_MARK"]._serialized_start = 802
-    _globals["_MARK"]._serialized_end = 858
-    _globals["_PROGRESS"]._serialized_start = 860
-    _globals["_PROGRESS"]._serialized_end = 900
-    _globals["_BEGIN"]._serialized_start = 902
-    _globals["_BEGIN"]._serialized_end = 935
-    _globals["_CHUNK"]._serialized_start = 937
-    _globals["_CHUNK"]._serialized_end = 986
-    _globals["_DONE"]._serialized_start = 988
-    _globals["_DONE"]._serialized_end = 1006
-    _globals["_BEAT"]._serialized_start = 1008
-    _globals["_BEAT"]._serialized_end = 1068
-    _globals["_BYE"]._serialized_start = 1070
-    _globals["_BYE"]._serialized_end = 1119
-    _globals["_COORDINATOR"]._serialized_start = 1122
-    _globals["_COORDINATOR"]._serialized_end = 1438
+  DESCRIPTOR._loaded_options = None
+  _globals['_PACKED']._serialized_start=34
+  _globals['_PACKED']._serialized_end=92
+  _globals['_FRAME']._serialized_start=95
+  _globals['_FRAME']._serialized_end=393
+  _globals['_HELLO']._serialized_start=396
+  _globals['_HELLO']._serialized_end=592
+  _globals['_WELCOME']._serialized_start=595
+  _globals['_WELCOME']._serialized_end=800
+  _globals['_MARK']._serialized_start=802
+  _globals['_MARK']._serialized_end=858
+  _globals['_PROGRESS']._serialized_start=860
+  _globals['_PROGRESS']._serialized_end=900
+  _globals['_BEGIN']._serialized_start=902
+  _globals['_BEGIN']._serialized_end=963
+  _globals['_CHUNK']._serialized_start=965
+  _globals['_CHUNK']._serialized_end=1014
+  _globals['_DONE']._serialized_start=1016
+  _globals['_DONE']._serialized_end=1034
+  _globals['_BEAT']._serialized_start=1036
+  _globals['_BEAT']._serialized_end=1096
+  _globals['_BYE']._serialized_start=1098
+  _globals['_BYE']._serialized_end=1147
+  _globals['_COORDINATOR']._serialized_start=1150
+  _globals['_COORDINATOR']._serialized_end=1466
 # @@protoc_insertion_point(module_scope)

@@ -89,12 +89,16 @@ class Progress(_message.Message):
     def __init__(self, id: _Optional[int] = ..., received: _Optional[int] = ...) -> None: ...
 
 class Begin(_message.Message):
-    __slots__ = ("id", "size")
+    __slots__ = ("id", "size", "data", "done")
     ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
     id: int
     size: int
-    def __init__(self, id: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
+    data: bytes
+    done: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[int] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ..., done: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("id", "offset", "data")
