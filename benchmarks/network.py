@@ -83,11 +83,17 @@ def ours(table: Table, sizes: Sequence[int], *, memory: bool, secagg_size: int |
     if secagg_size:
         cells += [f"{protection}:{secagg_size}:10" for protection in PROTECTIONS]
     command = [sys.executable, str(HERE / "peers" / "unisono_network.py"), *cells, *(["--memory"] if memory else [])]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, timeout=LIMIT_S)
-    for line in done.stdout.splitlines():
-        found = json.loads(line)
-        table.add(name_of(found["protection"], durable=found["durable"]), found["payload"], found["seconds_per_round"])
-    if done.returncode:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                found = json.loads(line)
+                name = name_of(found["protection"], durable=found["durable"])
+                table.add(name, found["payload"], found["seconds_per_round"])
+        except BaseException:
+            process.terminate()  # it ends what it started
+            raise
+    if process.returncode:
         raise SystemExit("Unisono did not finish: see above.")
 
 

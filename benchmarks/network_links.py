@@ -1,6 +1,6 @@
 """Warm rounds of a do-nothing FedAvg over slow lines: how many round trips of the line does one take, and what beside?
 
-    python benchmarks/network_links.py                    # emulated lines of 20, 60 and 150 ms, about six minutes
+    python benchmarks/network_links.py                    # emulated lines of 20, 60 and 150 ms, about two minutes
     python benchmarks/network_links.py --rtt 60 --rounds 5
 
 A coordinator and three hospitals as processes of their own with mutual TLS (`peers/unisono_network.py`), everything on disk; everybody
@@ -20,6 +20,7 @@ sys.path[0] = str(HERE / "peers")  # and not this folder, whose `statistics.py` 
 sys.path.append(str(HERE.parent))  # for the tests' line
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -29,21 +30,19 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
-from unisono_network import WARM, environment, network
+from page import write_section
+from unisono_network import PROTECTIONS, WARM, environment, network
 
 RTT_MS = (20, 60, 150)
 PARAMETERS = 10_000
-MODES = (
-    ("plain", "none", "semi-honest", 1),
-    ("semi-honest", "secagg", "semi-honest", 2),
-    ("malicious", "secagg", "malicious", 3),
-)
-"""Name, `hide`, `threat`, round trips of a warm round."""
+TRIPS = {"plain": 1, "secagg": 2, "malicious": 3}
+"""Round trips of a warm round."""
 AIM_FACTOR, AIM_MS = 1.1, 4.0
 ECHOES = 30
-DOCS = HERE.parent / "docs" / "benchmarks.md"
 _INSIDE = "UNISONO_LINKS_INSIDE"
 
 
@@ -99,32 +98,32 @@ def _echo(server: socket.socket) -> None:
             opened.sendall(data)
 
 
-def measure(mode: str, rtt_ms: float, rounds: int, parameters: int) -> Measured:
-    """One network, one study over it."""
-    from tests.support.line import Line, Weather
+def measured(rtts_ms: Sequence[float], modes: Sequence[str], rounds: int, parameters: int) -> Iterator[Measured]:
+    """One network, and study after study over its line."""
+    from tests.support.line import CLEAR, Line, Weather
 
-    (_, hide, threat, trips) = next(item for item in MODES if item[0] == mode)
-    weather, folder = Weather(delay_s=rtt_ms / 2000), Path(tempfile.mkdtemp(prefix="unisono-bench-"))
+    folder = Path(tempfile.mkdtemp(prefix="unisono-links-"))
     try:
-        with Line(0) as line:  # clear while everybody joins
+        with Line(0) as line:
 
             def address(port: int) -> str:
                 line.target = port
                 return f"localhost:{line.port}"
 
             with network(folder, address) as net:
-                before = echo_ms(weather.delay_s)
-                line.weather = weather
-                found = net.rounds(parameters, rounds + WARM, hide, threat)
-                after = echo_ms(weather.delay_s)
+                for rtt_ms, mode in itertools.product(rtts_ms, modes):
+                    sys.stderr.write(f"{mode}, {rtt_ms:g} ms ...\n")
+                    delay_s = rtt_ms / 2000
+                    before, line.weather = echo_ms(delay_s), Weather(delay_s=delay_s)
+                    found = net.rounds(parameters, rounds + WARM, *PROTECTIONS[mode])
+                    line.weather, after = CLEAR, echo_ms(delay_s)
+                    seconds = cast(list[float], found["seconds"])[WARM:]
+                    echoed = statistics.median([*before, *after])
+                    yield Measured(mode, TRIPS[mode], rtt_ms, echoed, tuple(1000 * s for s in seconds), parameters)
     except BaseException:
         sys.stderr.write(f"logs are in {folder}\n")
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    seconds = found["seconds"]
-    assert isinstance(seconds, list)
-    echoed = statistics.median([*before, *after])
-    return Measured(mode, trips, rtt_ms, echoed, tuple(1000 * s for s in seconds[WARM:]), parameters)
 
 
 def report(found: list[Measured], overhead_ms: list[float]) -> str:
@@ -148,16 +147,6 @@ def report(found: list[Measured], overhead_ms: list[float]) -> str:
     return "\n".join(lines)
 
 
-def inside(options: argparse.Namespace) -> None:
-    """In the environment with the method: everything, as one line of JSON."""
-    found = []
-    for rtt_ms in options.rtt:
-        for mode in options.modes:
-            print(f"{mode}, {rtt_ms:g} ms ...", file=sys.stderr, flush=True)
-            found.append(asdict(measure(mode, rtt_ms, options.rounds, options.parameters)))
-    print(json.dumps(found))
-
-
 def again(options: argparse.Namespace) -> list[Measured]:
     """This program once more, where the method is installed."""
     made = Path(tempfile.mkdtemp(prefix="unisono-bench-"))
@@ -174,30 +163,23 @@ def main() -> None:
     parser.add_argument(
         "--rtt", type=float, nargs="+", default=list(RTT_MS), metavar="MS", help="round trips of the lines"
     )
-    parser.add_argument(
-        "--modes", nargs="+", choices=[name for name, *_ in MODES], default=[name for name, *_ in MODES]
-    )
+    parser.add_argument("--modes", nargs="+", choices=list(TRIPS), default=list(TRIPS))
     parser.add_argument("--parameters", type=int, default=PARAMETERS)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
     if os.environ.get(_INSIDE):
-        inside(options)
+        print(
+            json.dumps(
+                [asdict(one) for one in measured(options.rtt, options.modes, options.rounds, options.parameters)]
+            )
+        )
         return
     overhead = echo_ms(0.0, 100)
     text = report(again(options), overhead)
     print(text)
     if options.write:
         write_section("network-links", text)
-
-
-def write_section(name: str, text: str) -> None:
-    """Replace the part of docs/benchmarks.md between this benchmark's markers."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    page = DOCS.read_text("utf-8")
-    before, _, rest = page.partition(begin)
-    _, _, after = rest.partition(end)
-    DOCS.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
 
 
 if __name__ == "__main__":

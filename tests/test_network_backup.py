@@ -434,10 +434,9 @@ async def federation(folder: Path, **settings: Any) -> AsyncIterator[tuple[Net, 
 async def opened_sums(opened: Net, digest: str, times: int) -> None:
     async with asyncio.timeout(60):
         async for seen in watched(opened.port, opened.researcher, digest):
-            if seen["event"] is not None and seen["event"]["kind"] == "opened":
-                times -= 1
-                if not times:
-                    return
+            times -= sum(event["kind"] == "opened" for event in seen["events"])
+            if times <= 0:
+                return
 
 
 def run_name(home: CoordinatorHome, digest: str, journal: str = "journal.db") -> str:

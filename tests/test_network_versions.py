@@ -238,11 +238,13 @@ def parcels(frames: list[Frame]) -> list[bytes]:
     for frame in frames:
         kind = frame.WhichOneof("kind")
         if kind == "begin":
-            opened[frame.begin.id] = Incoming(frame.begin.size, 2**20)
+            whole = opened[frame.begin.id] = Incoming(frame.begin.size, 2**20)
+            whole.append(0, frame.begin.data)
         elif kind == "chunk":
-            opened[frame.chunk.id].append(frame.chunk.offset, frame.chunk.data)
-            if opened[frame.chunk.id].complete:
-                found.append(pack(opened[frame.chunk.id].tree()))
+            whole = opened[frame.chunk.id]
+            whole.append(frame.chunk.offset, frame.chunk.data)
+        if kind in ("begin", "chunk") and whole.complete:
+            found.append(pack(whole.tree()))
     return found
 
 
@@ -347,7 +349,7 @@ def test_a_run_of_the_frozen_version_goes_on_and_ends_with_the_same_estimates(
 
     estimates, before = asyncio.run(go())
     assert before == freeze._STOP_AT
-    expected = engine.estimates(engine.run(STUDY, tmp_path / "embedded"))["odds"]
+    expected = engine.estimates(engine.run(STUDY, tmp_path / "embedded", data=engine.hospitals(SITES)))["odds"]
     close(estimates, json.loads(json.dumps(expected)))
 
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ WARM = 2
 RAM_DISK = Path("/dev/shm")
 _WAIT_S = 600.0
 _NAME = "unisono_do_nothing"
+_MADE = "UNISONO_BENCH_ENVIRONMENT"
 
 
 def environment(folder: Path) -> Path:
@@ -197,15 +199,14 @@ def main() -> None:
     parser.add_argument("studies", type=cell, nargs="+", metavar="PROTECTION:PARAMETERS:ROUNDS")
     parser.add_argument("--memory", action="store_true", help="all folders on a RAM disk")
     options = parser.parse_args()
-    if os.environ.get(_NAME):
-        measure(options.studies, memory=options.memory)
-        return
-    made = Path(tempfile.mkdtemp(prefix="unisono-bench-"))  # again, where the method is installed
+    made = os.environ.get(_MADE)
+    if made is None:  # again, where the method is installed; as this process, so that whoever ends it ends all
+        made = tempfile.mkdtemp(prefix="unisono-bench-")
+        python = environment(Path(made))
+        os.execve(python, [str(python), __file__, *sys.argv[1:]], {**os.environ, _MADE: made})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        command = [str(environment(made)), __file__, *sys.argv[1:]]
-        sys.exit(subprocess.run(command, env={**os.environ, _NAME: "1"}, check=False).returncode)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        measure(options.studies, memory=options.memory)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

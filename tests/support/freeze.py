@@ -28,6 +28,7 @@ from unisono.engines.environment import environment
 from unisono.network.coordinator.sites import Sites
 from unisono.network.enrolment.token import Token
 from unisono.network.link import CoordinatorEnd, SiteEnd
+from unisono.network.wire import outbox
 from unisono.network.wire.envelope import command
 from unisono.network.wire.unisono_pb2 import Beat, Bye, Done, Frame, Hello, Progress
 from unisono.network.wire.version import PROTOCOL
@@ -39,6 +40,8 @@ CALL = {"call": "status", "study": STUDY.id}
 _STOP_AT = 3
 """Steps that are opened before the coordinator is stopped."""
 _FOR_EVER_DAYS = 36_500
+_SMALL_BYTES = 1024
+"""Messages of both kinds are to be seen: in one frame, and in chunks."""
 _KEPT = {
     "consents.json",
     "coordinator.db",
@@ -109,6 +112,7 @@ async def _midway(opened: Net, tap: Tap) -> str:
     with (
         mock.patch.object(Sites, "ask", counted),
         mock.patch.object(permit, "VALID_DAYS", _FOR_EVER_DAYS),
+        mock.patch.object(outbox, "SMALL_BYTES", _SMALL_BYTES),
         tap.hear(SiteEnd, tap.to_site, lambda end: end is site.end),
         tap.hear(CoordinatorEnd, tap.to_coordinator, lambda end: end.session == site.session),
     ):

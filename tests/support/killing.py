@@ -9,6 +9,7 @@ that has imported everything and forks a child for every start; a child starts i
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import selectors
@@ -103,6 +104,7 @@ def _child(start: Start) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for fd, of in ((0, nothing), (1, log), (2, log)):
         os.dup2(of, fd)
+    faulthandler.enable()  # a crash of the interpreter says where
     try:
         _serve(start)
     except BaseException:  # noqa: BLE001  whatever it is, it is on record, and the test that looks fails on it

@@ -189,11 +189,14 @@ def _verify(stage: Stage, hospitals: dict[str, Service]) -> None:
     names = list(hospitals)
     for service in hospitals.values():
         _heard(stage, service, seen)
-    for name, reader in zip(names, [*names[1:], names[0]], strict=True):
+
+    def verify(name: str, reader: str) -> None:
         words = hospitals[reader].line(seen).split(seen)[1]
         others = [other for other in names if other != name]
         told = ("--study", STUDY, "--how", "a call of all stewards", "--words", words)
         stage.run(name, "site", "verify", *others, *told, "--home", name)
+
+    stage.together(partial(verify, name, reader) for name, reader in zip(names, [*names[1:], names[0]], strict=True))
 
 
 def _shortened(sheet: list[str], who: str) -> list[str]:

@@ -35,6 +35,7 @@ from unisono.version import VERSION
 
 MISSED_BEATS = 3
 _LONGEST_HEARTBEAT_MS = 3_600_000
+_LAST_WORDS_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,8 @@ class Line:
         ]
         try:
             await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+            if not tasks[0].done():  # it could not be written to: a good-bye may be on its way, and says why
+                await asyncio.wait(tasks[:1], timeout=_LAST_WORDS_S)
             for task in tasks[:2]:
                 if task.done():
                     task.result()

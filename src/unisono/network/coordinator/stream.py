@@ -195,26 +195,22 @@ class Stream:
 
     async def _receive(self) -> None:
         """Until the site closes, falls silent, or breaks a rule."""
-        while True:
-            try:
-                async with asyncio.timeout(MISSED * self._heartbeat_s):
-                    frame = await self._read()
-                if frame is None or self._line is None:
-                    return
-                self._heard.set()
-                if frame.WhichOneof("kind") == "beat":
-                    self._check()
-                self._line.end.receive(frame)
-            except TimeoutError:
-                self._silent = True
-                return
-            except StorageError as error:  # its words are for this machine's operator
-                self._log.refused("not-kept", error, site=self.peer.name)
-                self.close(_storage())
-                return
-            except UnisonoError as error:
-                self.close(error)
-                return
+        dead_s, clock = MISSED * self._heartbeat_s, asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(dead_s) as deadline:
+                while (frame := await self._read()) is not None and self._line is not None:
+                    deadline.reschedule(clock() + dead_s)
+                    self._heard.set()
+                    if frame.WhichOneof("kind") == "beat":
+                        self._check()
+                    self._line.end.receive(frame)
+        except TimeoutError:
+            self._silent = True
+        except StorageError as error:  # its words are for this machine's operator
+            self._log.refused("not-kept", error, site=self.peer.name)
+            self.close(_storage())
+        except UnisonoError as error:
+            self.close(error)
 
     async def _send(self) -> None:
         """Everything that is due, one frame at a time; a Bye is the last."""
