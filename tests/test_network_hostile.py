@@ -147,7 +147,7 @@ def test_two_thousand_mutated_frames_leave_the_coordinator_as_it_was(tmp_path: P
                 assert (await asked)["kind"] == "nothing"
             assert heard - {""} <= RULES
             assert {"message-format", "message-order"} <= heard
-            await until(lambda: opened.coordinator._live.total() == len(opened.coordinator._streams) == 1)
+            await until(lambda: opened.coordinator.doors.live.total() == len(opened.coordinator.doors.streams) == 1)
             assert fds() <= baseline[0] + _SPARE_FDS
             assert resident_mib() <= baseline[1] + _SPARE_MIB
             assert end.open_requests <= 1  # the roster, which padua never took

@@ -1,34 +1,29 @@
-"""The service: one port, gRPC over mutual TLS, for sites' streams, for joining, and for calls.
+"""The service: one port, gRPC over mutual TLS, for sites' streams, for joining, and for calls (`doors`); what it opens, and closes in
+the opposite order; who is told of what changes.
 
-Every call begins with who is asking: the certificate that TLS proved, its role, its time, whether it was revoked, and whether it
-is a member's. Live streams are checked again with every heartbeat, and end at once when a certificate is revoked. gRPC takes
-TLS 1.2 and 1.3 and lets no Python program raise the floor (its C core's default is 1.2); both of our ends then agree on 1.3.
+gRPC takes TLS 1.2 and 1.3 and lets no Python program raise the floor (its C core's default is 1.2); both of our ends then agree on 1.3.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
-from unisono.errors import MissingExtra, NetworkError, UnisonoError
-from unisono.federation.tree import Tree, pack
+from unisono.errors import NetworkError, UnisonoError
 from unisono.methods.registry import methods
-from unisono.network import pki
 from unisono.network.coordinator.calls import Calls, Service, member_tree
 from unisono.network.coordinator.certificate import ServerCertificate
+from unisono.network.coordinator.doors import Doors, grpc_
 from unisono.network.coordinator.home import CoordinatorHome, Settings
 from unisono.network.coordinator.marks import Marks
 from unisono.network.coordinator.monitor import Monitor, Parts
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import Store
-from unisono.network.coordinator.stream import Stream
 from unisono.network.coordinator.studies import Studies, stopping
 from unisono.network.enrolment.invitations import Invitations
 from unisono.network.enrolment.members import Members
@@ -38,19 +33,14 @@ from unisono.network.log import Listener as LogListener
 from unisono.network.log import Log, both, nobody
 from unisono.network.monitoring.address import chosen
 from unisono.network.monitoring.listener import Listener
-from unisono.network.pki import Peer, Role
-from unisono.network.preflight.service import Probes
 from unisono.network.stopping import asked_by_signals
-from unisono.network.wire.envelope import command_of
 from unisono.network.wire.parcel import CHUNK_BYTES
-from unisono.network.wire.unisono_pb2 import Packed
 
 if TYPE_CHECKING:
     import grpc
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
-SERVICE = "unisono.wire.v1.Coordinator"
 FRAME_BYTES = CHUNK_BYTES + 64 * 1024
 """The largest message that is taken: a chunk with its frame, a call."""
 _IDLE_MS = 60_000
@@ -61,21 +51,6 @@ _PARTING_S = 1.0
 def utc_now() -> datetime:
     """The service's clock."""
     return datetime.now(UTC)
-
-
-def grpc_() -> Any:
-    """The gRPC library. `MissingExtra` if it is not installed."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # strangers' handshakes would fill the terminal
-    try:
-        import grpc
-        import grpc.aio
-    except ImportError as error:
-        raise MissingExtra(
-            "The network needs gRPC, which is not installed.",
-            rule="missing-extra",
-            remedy="Install it with: pip install 'unisono[network]'.",
-        ) from error
-    return grpc
 
 
 class Coordinator:
@@ -96,11 +71,8 @@ class Coordinator:
         self.settings: Settings = home.settings()
         self.clock = clock
         self.port = 0
-        self._streams: set[Stream] = set()
-        self._live: Counter[str] = Counter()
         self._errands: set[asyncio.Task[None]] = set()
         self._rosters: dict[str, asyncio.Task[None]] = {}
-        self._probes = Probes(self.settings.heartbeat_s)
         self._metrics = chosen(metrics, self.settings.metrics)
         self._listener = listener
         self._monitor = Monitor()
@@ -147,11 +119,12 @@ class Coordinator:
         self.studies = Studies(
             home, self._store, self.sites, self._log, self.clock, limits, observed, self.marks.opened
         )
+        self.doors = Doors(self.settings, self._members, self.sites, self.marks, self._log, lambda: self.clock())
         await self._monitored(opened)
         server = self._listening()
         opened.push_async_callback(server.stop, _STOP_S)
         opened.push_async_callback(self.studies.stop)
-        self._calls = Calls(
+        self.doors.calls = Calls(
             Service(
                 self.studies,
                 self.sites,
@@ -170,10 +143,10 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Say good-bye to every site, close every journal, and listen no more. What ran goes on at the next start."""
-        for stream in list(self._streams):
+        for stream in list(self.doors.streams):
             stream.close(stopping())
         self._monitor.is_stopping = True
-        self._log.write("stopping", studies=self.studies.running, calls=self._live.total())
+        self._log.write("stopping", studies=self.studies.running, calls=self.doors.live.total())
         await self._opened.aclose()
 
     async def _monitored(self, opened: AsyncExitStack) -> None:
@@ -188,8 +161,8 @@ class Coordinator:
                 self.studies,
                 self._log,
                 self.clock,
-                lambda: len(self._streams),
-                self._live.total,
+                lambda: len(self.doors.streams),
+                self.doors.live.total,
             )
             shown = Listener(self._monitor.shown(parts), self._log)
             await shown.start(self._metrics)
@@ -222,14 +195,7 @@ class Coordinator:
             ("grpc.so_reuseport", 0),  # a second coordinator on the port is an error, not a coin to toss
         ]
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.streams)
-        handlers = {
-            "Connect": grpc.stream_stream_rpc_method_handler(self._connect),
-            "Join": grpc.unary_unary_rpc_method_handler(self._join),
-            "Probe": grpc.stream_stream_rpc_method_handler(self._probe),
-            "Call": grpc.unary_unary_rpc_method_handler(self._call),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        server.add_generic_rpc_handlers((self.doors.handler(),))
         try:
             self.port = server.add_secure_port(settings.listen, self.certificate.secure(grpc))
         except RuntimeError as error:
@@ -241,131 +207,6 @@ class Coordinator:
                 "coordinator.json.",
             ) from error
         return server
-
-    # -- who is asking ------------------------------------------------------------------------------------------------
-
-    def _peer(self, context: Context, *roles: Role) -> Peer:
-        """The member (or invited newcomer) at the other end. `UnisonoError` if the certificate does not open this door."""
-        found = list(context.auth_context().get("x509_pem_cert") or ())
-        if not found:
-            raise NetworkError("No certificate came.", rule="certificate-missing", remedy="Join first.")
-        peer = pki.peer_of(bytes(found[0]))
-        self._checked(peer, roles)
-        return peer
-
-    def _checked(self, peer: Peer, roles: tuple[Role, ...]) -> None:
-        if "invited" in roles:  # nobody's yet
-            pki.check(peer, self.clock(), self._members.revoked(), roles)
-        else:
-            self._members.check(peer, self.clock(), roles)
-
-    @contextmanager
-    def _counted(self, peer: Peer) -> Iterator[None]:
-        """One more call of this certificate, if it may have one."""
-        if self._live[peer.fingerprint] >= self.settings.limits.per_peer:
-            raise NetworkError(
-                f"{peer.name!r} has {self.settings.limits.per_peer} calls open.",
-                rule="calls-at-once",
-                remedy="Wait until some have ended.",
-            )
-        self._live[peer.fingerprint] += 1
-        try:
-            yield
-        finally:
-            self._live[peer.fingerprint] -= 1
-            if not self._live[peer.fingerprint]:
-                del self._live[peer.fingerprint]
-
-    # -- gRPC ---------------------------------------------------------------------------------------------------------
-
-    async def _connect(self, _: Any, context: Context) -> None:
-        grpc = grpc_()
-        try:
-            peer = self._peer(context, "site")
-            with self._counted(peer):
-                await self._site(peer, context)
-        except UnisonoError as error:
-            self._log.write("refused", call="connect", by="", rule=error.rule)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{error.what} {error.remedy}")
-        except Exception as error:  # noqa: BLE001  (the other end vanished; or a fault of ours, which ends no other stream)
-            self._log.write("connection-broken", call="connect", kind=type(error).__name__)
-
-    async def _site(self, peer: Peer, context: Context) -> None:
-        def still() -> None:
-            self._checked(peer, ("site",))
-
-        settings = self.settings
-        stream = Stream(context, peer, self.sites, self.marks, self._log, self.clock, settings.heartbeat_s, still)
-        self._streams.add(stream)
-        try:
-            await stream.serve(settings.limits.handshake_s)
-        finally:
-            self._streams.discard(stream)
-
-    async def _probe(self, _: Any, context: Context) -> None:
-        """What preflight measures with. It may be the last that somebody who never joins does here."""
-        try:
-            peer = self._peer(context, "invited", "site")
-            if peer.role == "site":
-                self._checked(peer, ("site",))  # a member still
-            with self._counted(peer):
-                await self._probes.serve(peer, context.read, context.write)
-        except UnisonoError as error:
-            self._log.write("refused", call="probe", by="", rule=error.rule)
-            await context.abort(grpc_().StatusCode.PERMISSION_DENIED, f"{error.what} {error.remedy}")
-        except Exception as error:  # noqa: BLE001  (as in a stream)
-            self._log.write("connection-broken", call="probe", kind=type(error).__name__)
-
-    async def _join(self, request: bytes, context: Context) -> bytes:
-        async def joined(peer: Peer, tree: Tree) -> Tree:
-            return self._calls.join(peer, tree)
-
-        return await self._answered("join", request, context, ("invited",), joined)
-
-    async def _call(self, request: bytes, context: Context) -> bytes:
-        return await self._answered(
-            "call",
-            request,
-            context,
-            ("site", "researcher", "operator"),
-            self._calls.answer,
-        )
-
-    async def _answered(
-        self,
-        name: str,
-        request: bytes,
-        context: Context,
-        roles: tuple[Role, ...],
-        answer: Callable[[Peer, Tree], Awaitable[Tree]],
-    ) -> bytes:
-        who = ""
-        try:
-            peer = self._peer(context, *roles)
-            who = peer.name
-            with self._counted(peer):
-                return _packed({"ok": await answer(peer, command_of(request))})
-        except UnisonoError as error:
-            self._log.write("refused", call=name, by=who, rule=error.rule)
-            return _packed({"error": error.to_dict()})
-        except Exception as error:  # noqa: BLE001  (a fault of ours ends the call, not the service)
-            self._log.write("fault", call=name, by=who, kind=type(error).__name__)
-            return _packed({"error": _fault(error).to_dict()})
-
-    async def _watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        roles: tuple[Role, ...] = ("site", "researcher", "operator")
-        try:
-            peer = self._peer(context, *roles)
-            with self._counted(peer):
-                async for tree in self._calls.watch(peer, command_of(request)):
-                    self._checked(peer, roles)
-                    yield _packed({"ok": tree})
-        except UnisonoError as error:
-            self._log.write("refused", call="watch", by="", rule=error.rule)
-            yield _packed({"error": error.to_dict()})
-        except Exception as error:  # noqa: BLE001  (as in a call)
-            self._log.write("fault", call="watch", by="", kind=type(error).__name__)
-            yield _packed({"error": _fault(error).to_dict()})
 
     # -- what changes -------------------------------------------------------------------------------------------------
 
@@ -411,10 +252,10 @@ class Coordinator:
     def _revoked(self, marks: tuple[str, ...]) -> None:
         """Live streams of these certificates end at once."""
         self._log.write("revoked", fingerprints=list(marks))
-        for stream in list(self._streams):
+        for stream in list(self.doors.streams):
             if stream.fingerprint in marks:
                 try:
-                    self._checked(stream.peer, ("site",))
+                    self.doors.checked(stream.peer, ("site",))
                 except UnisonoError as error:
                     stream.close(error)
                     stream.leave()
@@ -439,15 +280,3 @@ async def serve(
             others = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
             if others:
                 await asyncio.wait(others, timeout=_PARTING_S)
-
-
-def _packed(tree: Tree) -> bytes:
-    return Packed(tree=pack(tree)).SerializeToString()
-
-
-def _fault(error: Exception) -> NetworkError:
-    return NetworkError(
-        f"The coordinator could not answer ({type(error).__name__}).",
-        rule="coordinator-fault",
-        remedy="Ask its operator: the log says when.",
-    )
