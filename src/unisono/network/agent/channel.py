@@ -15,7 +15,7 @@ from unisono.federation.tree import Tree, unpack
 from unisono.network.agent.text import plain
 from unisono.network.pki import Credentials
 from unisono.network.wire.envelope import command
-from unisono.network.wire.parcel import CHUNK_BYTES
+from unisono.network.wire.parcel import MOST_CHUNK_BYTES
 from unisono.network.wire.unisono_pb2 import Packed
 
 SERVICE = "/unisono.wire.v1.Coordinator/"
@@ -23,7 +23,7 @@ CALL_S = 30.0
 """How long a command (not a message of a sum) may take to be answered."""
 Channel = Any
 """A `grpc.aio.Channel`: the library is imported only where it is used."""
-_MAX_MESSAGE = CHUNK_BYTES + 64 * 1024
+_MAX_MESSAGE = MOST_CHUNK_BYTES + 64 * 1024
 
 
 def grpc_() -> Any:

@@ -92,9 +92,9 @@ class Studies:
         try:
             self.take_up(entry)
         except UnisonoError as error:
-            self._log.refused("not-taken-up", error, study=entry.digest)
             with suppress(StorageError):  # a full disk: the log has it, or counts it
                 self._inbox.trouble(entry.digest, error.what)
+            self._log.refused("not-taken-up", error, study=entry.digest)
 
     def take_up(self, entry: Entry) -> None:
         """Read the data and admit the study. Raises what stands in the way: the data, the mapping, the policy, the permit."""

@@ -39,13 +39,23 @@ class ServerCertificate:
         self.look()
 
     def secure(self, grpc: Any) -> Any:
-        """Credentials for a gRPC server, which asks for the newest at every handshake."""
+        """Credentials for a gRPC server, which asks for another certificate at every handshake. It is told of each once: exchanging
+        what it has while other handshakes go on, again and again, makes gRPC (1.85) free it twice, and ends the process."""
 
-        def newest() -> Any:
-            now = self._newest()
-            return grpc.ssl_server_certificate_configuration([(now.key_pem, now.chain_pem)], now.ca_pem)
+        def configuration(held: Credentials) -> Any:
+            return grpc.ssl_server_certificate_configuration([(held.key_pem, held.chain_pem)], held.ca_pem)
 
-        return grpc.dynamic_ssl_server_credentials(newest(), newest, require_client_authentication=True)
+        def another() -> Any:
+            nonlocal given
+            self._newest()
+            with self._lock:
+                if self._credentials is given:
+                    return None  # the one that it has
+                given = self._credentials
+                return configuration(given)
+
+        given = self._newest()
+        return grpc.dynamic_ssl_server_credentials(configuration(given), another, require_client_authentication=True)
 
     async def keep(self) -> None:
         """Look, day by day."""

@@ -34,14 +34,14 @@ from unisono.network.log import Log, both, nobody
 from unisono.network.monitoring.address import chosen
 from unisono.network.monitoring.listener import Listener
 from unisono.network.stopping import asked_by_signals
-from unisono.network.wire.parcel import CHUNK_BYTES
+from unisono.network.wire.parcel import MOST_CHUNK_BYTES
 
 if TYPE_CHECKING:
     import grpc
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
-FRAME_BYTES = CHUNK_BYTES + 64 * 1024
+FRAME_BYTES = MOST_CHUNK_BYTES + 64 * 1024
 """The largest message that is taken: a chunk with its frame, a call."""
 _IDLE_MS = 60_000
 _STOP_S = 2.0

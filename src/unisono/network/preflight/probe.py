@@ -23,7 +23,7 @@ from unisono.network.agent.text import plain
 from unisono.network.preflight.report import Detail, Found
 from unisono.network.preflight.service import PIECE_BYTES
 from unisono.network.preflight.trip import HEARTBEAT_S, Greeting, Trip
-from unisono.network.wire.parcel import CHUNK_BYTES
+from unisono.network.wire.parcel import MOST_CHUNK_BYTES
 from unisono.network.wire.unisono_pb2 import Packed
 from unisono.network.wire.version import PROTOCOL
 from unisono.version import VERSION
@@ -296,7 +296,7 @@ async def message(trip: Trip) -> Found:
     """The largest message that the wire ever uses, there and back, byte for byte."""
     if (skipped := missing(trip)) is not None:
         return skipped
-    data = np.random.default_rng(0).integers(0, 256, CHUNK_BYTES, np.uint8)
+    data = np.random.default_rng(0).integers(0, 256, MOST_CHUNK_BYTES, np.uint8)
     ask = f"Do not limit or scan messages on the connection to {trip.target.address}: one of 1 MiB does not come back whole."
     try:
         async with opened(trip) as stream, asyncio.timeout(_MESSAGE_S):
@@ -313,4 +313,4 @@ async def message(trip: Trip) -> Found:
         return Found(status="fail", found=f"1 MiB did not come back: {error.what}", todo=error.remedy, ask=ask)
     if not isinstance(back, np.ndarray) or not np.array_equal(back, data):
         return Found(status="fail", found="1 MiB came back changed", todo="Send the text below.", ask=ask)
-    return Found(status="ok", found="1 MiB went there and back unchanged", details={"bytes": CHUNK_BYTES})
+    return Found(status="ok", found="1 MiB went there and back unchanged", details={"bytes": MOST_CHUNK_BYTES})

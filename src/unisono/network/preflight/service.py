@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from unisono.errors import NetworkError, ProtocolError, UnisonoError
 from unisono.federation.tree import Tree, pack, unpack
 from unisono.network.pki import Peer
-from unisono.network.wire.parcel import CHUNK_BYTES
+from unisono.network.wire.parcel import MOST_CHUNK_BYTES
 from unisono.network.wire.unisono_pb2 import Packed
 from unisono.network.wire.version import PROTOCOL
 from unisono.version import VERSION
@@ -96,7 +96,7 @@ class Probes:
             "name": peer.name,
             "heartbeat_ms": round(self._heartbeat_s * 1000),
             "time_ms": round(time.time() * 1000),
-            "message_bytes": CHUNK_BYTES,
+            "message_bytes": MOST_CHUNK_BYTES,
         }
 
 

@@ -18,9 +18,12 @@ from weakref import finalize
 from unisono.errors import ProtocolError, StorageError
 from unisono.federation.tree import Tree, parts, unpack
 
-CHUNK_BYTES = 1024 * 1024
-STAGED_BYTES = 4 * 1024 * 1024
-"""From this size on an incoming parcel is kept in a file that is mapped into memory."""
+CHUNK_BYTES = 256 * 1024
+"""Of what is sent. Each connection holds a few at a time at both ends, and a link that is lost loses one; larger ones were no faster."""
+MOST_CHUNK_BYTES = 1024 * 1024
+"""Of what is taken."""
+STAGED_BYTES = 1024 * 1024
+"""From this size on an incoming parcel is kept in a file while it comes, so that a hundred at a time take no memory."""
 
 
 class Outgoing:
@@ -47,28 +50,26 @@ class Outgoing:
 
 
 class _Staged:
-    """A temporary file without a name, mapped into memory. Disk is taken as bytes come, and not because they were announced: who
-    only promises a large message fills nobody's disk."""
+    """A temporary file without a name. Disk is taken as bytes come, and not because they were announced: who only promises a large
+    message fills nobody's disk. Memory is taken by nobody before the whole message is read, and then page by page."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._room = 0
+    def __init__(self) -> None:
         with _staging(), tempfile.TemporaryFile("w+b") as file:
-            file.truncate(size)
-            self.map = mmap.mmap(file.fileno(), size)
             self._handle = os.dup(file.fileno())
-        self._close = finalize(self, os.close, self._handle)
+        finalize(self, os.close, self._handle)
 
-    def make_room(self, end: int) -> None:
-        """Room for the bytes up to `end`, first: a mapped page for which the disk has none would kill the process."""
-        if end > self._room:
-            room = min(self._size, max(end, self._room + STAGED_BYTES))
-            with _staging():
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(self._handle, self._room, room - self._room)
-            self._room = room
-        if self._room == self._size:
-            self._close()
+    def write(self, offset: int, data: bytes) -> None:
+        """All of it, or `StorageError`."""
+        left = memoryview(data)
+        with _staging():
+            while left:
+                written = os.pwrite(self._handle, left, offset)
+                offset, left = offset + written, left[written:]
+
+    def read(self) -> mmap.mmap:
+        """The whole file, as memory that the system fills when it is looked at."""
+        with _staging():
+            return mmap.mmap(self._handle, 0, access=mmap.ACCESS_READ)
 
 
 @contextmanager
@@ -95,8 +96,7 @@ class Incoming:
             )
         self.size = size
         self.received = 0
-        self._staged = None if size < STAGED_BYTES else _Staged(size)
-        self._buffer: bytearray | mmap.mmap = bytearray(size) if self._staged is None else self._staged.map
+        self._into: bytearray | _Staged = bytearray(size) if size < STAGED_BYTES else _Staged()
 
     def append(self, offset: int, data: bytes) -> None:
         """The next bytes. `ProtocolError` for a gap, an overlap or too many; `StorageError` if the disk has no room for them:
@@ -108,9 +108,10 @@ class Incoming:
                 rule="message-order",
                 remedy="The connection is closed and opened again; the message goes on where it stopped.",
             )
-        if self._staged is not None:
-            self._staged.make_room(end)
-        self._buffer[offset:end] = data
+        if isinstance(self._into, _Staged):
+            self._into.write(offset, data)
+        else:
+            self._into[offset:end] = data
         self.received = end
 
     @property
@@ -119,5 +120,5 @@ class Incoming:
         return self.received == self.size
 
     def tree(self) -> Tree:
-        """The tree; its arrays look into the buffer. `ProtocolError` if it is none."""
-        return unpack(memoryview(self._buffer))
+        """The tree; its arrays look into the buffer or the file. `ProtocolError` if it is none."""
+        return unpack(memoryview(self._into.read() if isinstance(self._into, _Staged) else self._into))
