@@ -45,7 +45,7 @@ bench: .venv/dev  ## every benchmark; tables go into docs/benchmarks.md
 	@$(BIN)/python benchmarks/statistics.py --write
 	@$(BIN)/python benchmarks/secure_sum.py --write
 
-kill-matrix: .venv/test ## kill -9 of coordinator and sites at every message, over real sockets (about an hour on 2 cores)
+kill-matrix: .venv/test ## kill -9 of coordinator and sites at every message, over real sockets (about half an hour on 2 cores)
 	@$(BIN)/python -m tests.kill_matrix
 
 simulate: .venv/demo ## secure aggregation under 200,000 random schedules of faults and attacks (about an hour on 2 cores)

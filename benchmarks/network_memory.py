@@ -24,9 +24,9 @@ import itertools
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -50,7 +50,7 @@ _INSIDE = "UNISONO_MEMORY_INSIDE"
 
 @dataclass(frozen=True)
 class Measured:
-    """One federation. idle, peak: bytes of the coordinator, with everybody connected and at most. cpu_s: of a round, median."""
+    """One federation. idle, peak: bytes of the coordinator, with everybody connected and at most. cpu_s, wall_s: of a round."""
 
     sites: int
     protection: str
@@ -106,8 +106,8 @@ async def serving(home: Path) -> AsyncIterator[Process]:
 async def federation(folder: Path, sites: int, protection: str, parameters: int, rounds: int) -> Measured:
     """Everybody joins, connects, approves; rounds; and what they took."""
     import pandas as pd
-
     from tests.support.network import Client, coordinator_home, credentials, ok, watched
+
     from unisono.network.signing import StudySignature
     from unisono.protection.secagg.roster import Identity
     from unisono.site.home import Home
@@ -139,22 +139,22 @@ async def federation(folder: Path, sites: int, protection: str, parameters: int,
         digest = (await ok(port, researcher, call="submit", document=document, signature=signature, sites=list(names)))[
             "study"
         ]
-        spent, peak, state = [process.cpu_s()], idle, ""
-        loop = asyncio.get_running_loop()
-        clock = [loop.time()]
+        opened, peak, spent = 0, idle, []
         async with asyncio.timeout(LIMIT_S):
             async for seen in watched(port, researcher, digest):
-                peak, state = max(peak, process.memory("VmHWM")), seen["state"]["state"]
-                if seen["event"] is not None and seen["event"]["kind"] == "opened":
-                    spent.append(process.cpu_s())
-                    clock.append(loop.time())
-                if len(spent) == rounds + WARM + 2 or state in ("finished", "failed"):  # the report is not a round
+                peak, state = max(peak, process.memory("VmHWM")), seen["state"]
+                if state["state"] not in ("submitted", "waiting", "ready", "running"):
                     break
-        if state == "failed":
-            raise SystemExit(f"the study failed: {seen['state']['why']}")
+                opened += sum(event["kind"] == "opened" for event in seen["events"])
+                spent.append((opened, process.cpu_s(), time.perf_counter()))
+                if opened == 1 + WARM + rounds:  # the cohort's sum is the first; the report is no round
+                    break
+        if opened < 1 + WARM + rounds:
+            raise SystemExit(f"the study did not finish: {state}")
         await asyncio.gather(*(client.stop() for client in clients))
-    each = statistics.median(after - before for before, after in itertools.pairwise(spent[-rounds - 1 :]))
-    took = statistics.median(after - before for before, after in itertools.pairwise(clock[-rounds - 1 :]))
+    begun, *_, ended = [at for at in spent if at[0] > WARM]
+    counted = ended[0] - begun[0]
+    each, took = (ended[1] - begun[1]) / counted, (ended[2] - begun[2]) / counted
     return Measured(sites, protection, parameters, rounds, idle, peak, each, took)
 
 

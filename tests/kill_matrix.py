@@ -78,7 +78,7 @@ def _survived(ward: Ward, drill: Drill, threat: str) -> None:
 
 def _ward(path: Path, who: str, options: argparse.Namespace, *, watched: bool = False) -> Ward:
     path.mkdir(parents=True)
-    ward = Ward(path, watched=watched, local=options.local)
+    ward = Ward(path, watched=watched, local=not options.workers)
     if who == SLOW:
         ward.pauses[SLOW] = PAUSE_S
     return ward
@@ -89,7 +89,9 @@ def main() -> int:
     parser.add_argument("--threat", choices=["semi-honest", "malicious"], action="append")
     parser.add_argument("--victim", choices=list(VICTIMS), action="append")
     parser.add_argument("--only", action="append", metavar="MOMENT:TIMES", help="such as 'after ask mask:2'")
-    parser.add_argument("--local", action="store_true", help="data and methods in the agents' own processes: quicker")
+    parser.add_argument(
+        "--workers", action="store_true", help="data and methods in worker processes of their own: slower"
+    )
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     wrong = 0

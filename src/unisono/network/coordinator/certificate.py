@@ -45,6 +45,8 @@ class ServerCertificate:
         def configuration(held: Credentials) -> Any:
             return grpc.ssl_server_certificate_configuration([(held.key_pem, held.chain_pem)], held.ca_pem)
 
+        given = self._newest()
+
         def another() -> Any:
             nonlocal given
             self._newest()
@@ -54,7 +56,6 @@ class ServerCertificate:
                 given = self._credentials
                 return configuration(given)
 
-        given = self._newest()
         return grpc.dynamic_ssl_server_credentials(configuration(given), another, require_client_authentication=True)
 
     async def keep(self) -> None:

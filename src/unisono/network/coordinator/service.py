@@ -119,7 +119,7 @@ class Coordinator:
         self.studies = Studies(
             home, self._store, self.sites, self._log, self.clock, limits, observed, self.marks.opened
         )
-        self.doors = Doors(self.settings, self._members, self.sites, self.marks, self._log, lambda: self.clock())
+        self.doors = Doors(self.settings, self._members, self.sites, self.marks, self._log, self._now)
         await self._monitored(opened)
         server = self._listening()
         opened.push_async_callback(server.stop, _STOP_S)
@@ -167,6 +167,9 @@ class Coordinator:
             shown = Listener(self._monitor.shown(parts), self._log)
             await shown.start(self._metrics)
             opened.push_async_callback(shown.stop)
+
+    def _now(self) -> datetime:
+        return self.clock()
 
     def late(self) -> None:
         """It was to stop, and has not in time: say so. From any thread."""
