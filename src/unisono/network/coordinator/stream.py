@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -214,12 +214,17 @@ class Stream:
 
     async def _send(self) -> None:
         """Everything that is due, one frame at a time; a Bye is the last."""
-        async for frame in self._outbox.frames():
-            if self._over or self._bye is not None:
-                break
-            await self._context.write(frame.SerializeToString())
+        frames = self._outbox.frames()
+        # Only its bytes are held while a frame is written: a hundred sites are written to at a time.
+        while (data := await self._due(frames)) is not None:
+            await self._context.write(data)
         if self._bye is not None:
             await self._context.write(_frame(bye=_bye(self._bye)))
+
+    async def _due(self, frames: AsyncIterator[Frame]) -> bytes | None:
+        """The next frame's bytes; None if there are no more, or the connection is to end."""
+        frame = await anext(frames, None)
+        return None if frame is None or self._over or self._bye is not None else frame.SerializeToString()
 
     async def _beat(self) -> None:
         while True:

@@ -67,11 +67,7 @@ class Outbox:
                     frame.begin.done.extend(self._taken())
                 yield frame
             elif self._parcels:
-                number, parcel, offset = self._parcels.popleft()
-                data = parcel.chunk(offset)
-                if offset + len(data) < parcel.size:
-                    self._parcels.append((number, parcel, offset + len(data)))
-                yield Frame(chunk=Chunk(id=number, offset=offset, data=data))
+                yield self._chunk()
             elif self._done and (self._closed or len(self._done) > _MOST_DONE or not await self._more_soon()):
                 for number in self._taken():
                     yield Frame(done=Done(id=number))
@@ -80,6 +76,14 @@ class Outbox:
             elif not self._done:
                 self._more.clear()
                 await self._more.wait()
+
+    def _chunk(self) -> Frame:
+        """The next one; not kept here while it is written."""
+        number, parcel, offset = self._parcels.popleft()
+        data = parcel.chunk(offset)
+        if offset + len(data) < parcel.size:
+            self._parcels.append((number, parcel, offset + len(data)))
+        return Frame(chunk=Chunk(id=number, offset=offset, data=data))
 
     def _taken(self) -> list[int]:
         done, self._done = self._done, []

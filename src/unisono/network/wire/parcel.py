@@ -18,8 +18,9 @@ from weakref import finalize
 from unisono.errors import ProtocolError, StorageError
 from unisono.federation.tree import Tree, parts, unpack
 
-CHUNK_BYTES = 256 * 1024
-"""Of what is sent. Each connection holds a few at a time at both ends, and a link that is lost loses one; larger ones were no faster."""
+CHUNK_BYTES = 128 * 1024
+"""Of what is sent. Each connection holds a few at a time, and a link that is lost loses one; larger ones were no faster, and smaller
+ones slower."""
 MOST_CHUNK_BYTES = 1024 * 1024
 """Of what is taken."""
 STAGED_BYTES = 1024 * 1024
