@@ -44,6 +44,9 @@ format: .venv/dev ## format and fix what ruff can
 bench: .venv/dev  ## every benchmark; tables go into docs/benchmarks.md
 	@$(BIN)/python benchmarks/statistics.py --write
 	@$(BIN)/python benchmarks/secure_sum.py --write
+	@$(BIN)/python benchmarks/network.py --write
+	@$(BIN)/python benchmarks/network_links.py --write
+	@$(BIN)/python benchmarks/network_memory.py --write
 
 kill-matrix: .venv/test ## kill -9 of coordinator and sites at every message, over real sockets (about half an hour on 2 cores)
 	@$(BIN)/python -m tests.kill_matrix

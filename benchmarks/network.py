@@ -118,7 +118,8 @@ class Peer:
         except PeerError as error:
             table.remarks.append(f"{self.name} at {size:,} parameters gave no number: {str(error)[:200]}.")
             return
-        table.add(f"{self.name} {found.version}" if "." in found.version else self.name, size, found.seconds_per_round)
+        name = self.name if self.name == BOUND else f"{self.name} {found.version}"
+        table.add(name, size, found.seconds_per_round)
 
 
 def measure(sizes: Sequence[int], skip: Sequence[str]) -> Table:

@@ -1,6 +1,6 @@
 """Warm rounds of a do-nothing FedAvg over slow lines: how many round trips of the line does one take, and what beside?
 
-    python benchmarks/network_links.py                    # emulated lines of 20, 60 and 150 ms, about two minutes
+    python benchmarks/network_links.py                    # lines of 0, 20, 60 and 150 ms, about four minutes
     python benchmarks/network_links.py --rtt 60 --rounds 5
 
 A coordinator and three hospitals as processes of their own with mutual TLS (`peers/unisono_network.py`), everything on disk; everybody
@@ -21,29 +21,27 @@ sys.path.append(str(HERE.parent))  # for the tests' line
 
 import argparse
 import itertools
-import json
 import os
 import shutil
 import socket
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import cast
 
 from page import write_section
-from unisono_network import PROTECTIONS, WARM, environment, network
+from unisono_network import PROTECTIONS, WARM, method_installed, network
 
-RTT_MS = (20, 60, 150)
+RTT_MS = (0, 20, 60, 150)
+"""Without a delay: what a round takes beside its round trips."""
 PARAMETERS = 10_000
 TRIPS = {"plain": 1, "secagg": 2, "malicious": 3}
 """Round trips of a warm round."""
 AIM_FACTOR, AIM_MS = 1.1, 4.0
 ECHOES = 30
-_INSIDE = "UNISONO_LINKS_INSIDE"
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,8 @@ class Measured:
 
 def echo_ms(delay_s: float, times: int = ECHOES) -> list[float]:
     """Round trips of 64 bytes through a relay of this delay one way, to an echo and back, milliseconds."""
-    from tests.support.line import Line, Weather
+    from tests.support.line import Line
+    from tests.support.weather import Weather
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_echo, args=(server,), daemon=True).start()
@@ -100,7 +99,8 @@ def _echo(server: socket.socket) -> None:
 
 def measured(rtts_ms: Sequence[float], modes: Sequence[str], rounds: int, parameters: int) -> Iterator[Measured]:
     """One network, and study after study over its line."""
-    from tests.support.line import CLEAR, Line, Weather
+    from tests.support.line import Line
+    from tests.support.weather import CLEAR, Weather
 
     folder = Path(tempfile.mkdtemp(prefix="unisono-links-"))
     try:
@@ -139,23 +139,12 @@ def report(found: list[Measured], overhead_ms: list[float]) -> str:
     ]
     for one in found:
         beside = one.median_ms - one.trips * one.echo_ms
-        verdict = "met" if one.median_ms <= one.allowed_ms else "**not met**"
+        verdict = "" if not one.rtt_ms else "met" if one.median_ms <= one.allowed_ms else "**not met**"
         lines.append(
             f"| {one.rtt_ms:g} ms | {one.echo_ms:.1f} | {one.mode} | {one.trips} | {one.median_ms:.1f} | {beside:.1f} "
-            f"| {one.allowed_ms:.1f} | {verdict} |"
+            f"| {f'{one.allowed_ms:.1f}' if one.rtt_ms else ''} | {verdict} |"
         )
     return "\n".join(lines)
-
-
-def again(options: argparse.Namespace) -> list[Measured]:
-    """This program once more, where the method is installed."""
-    made = Path(tempfile.mkdtemp(prefix="unisono-bench-"))
-    try:
-        command = [str(environment(made)), __file__, *sys.argv[1:]]
-        done = subprocess.run(command, env={**os.environ, _INSIDE: "1"}, stdout=subprocess.PIPE, text=True, check=True)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return [Measured(**{**one, "round_ms": tuple(one["round_ms"])}) for one in json.loads(done.stdout.splitlines()[-1])]
 
 
 def main() -> None:
@@ -168,15 +157,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
-    if os.environ.get(_INSIDE):
-        print(
-            json.dumps(
-                [asdict(one) for one in measured(options.rtt, options.modes, options.rounds, options.parameters)]
-            )
-        )
-        return
-    overhead = echo_ms(0.0, 100)
-    text = report(again(options), overhead)
+    with method_installed(__file__):
+        overhead = echo_ms(0.0, 100)
+        found = list(measured(options.rtt, options.modes, options.rounds, options.parameters))
+    text = report(found, overhead)
     print(text)
     if options.write:
         write_section("network-links", text)

@@ -24,28 +24,26 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from page import write_section
 from timing import whole
-from unisono_network import WARM, environment, free_port, study
+from unisono_network import WARM, free_port, method_installed, study
 
 SITES = (10, 30, 100)
 PARAMETERS = 1_000_000
 PROTECTIONS = {"plain": "none", "secagg+": "secagg+"}
 AIM_GROWTH = 1.25
-"""Flat: the peak above the idle process with the most sites is at most so many times the one with the fewest."""
+"""Flat: the peak with the most sites is at most so many times the one with the fewest."""
 AIM_CPU = 1.25
 """Linear: processor time a round and site with the most sites, the same."""
 LIMIT_S = 900.0
 _TICKS = os.sysconf("SC_CLK_TCK")
-_INSIDE = "UNISONO_MEMORY_INSIDE"
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def forgetful(state: Any) -> None:
 
 
 def measured(options: argparse.Namespace) -> list[Measured]:
-    """Everything, in the environment with the method."""
+    """Everything."""
     found = []
     for protection, sites in itertools.product(options.protections, options.sites):
         sys.stderr.write(f"{protection}, {sites} sites ...\n")
@@ -176,17 +174,6 @@ def measured(options: argparse.Namespace) -> list[Measured]:
             shutil.rmtree(folder, ignore_errors=True)
         sys.stderr.write(f"{found[-1]}\n")
     return found
-
-
-def again() -> list[Measured]:
-    """This program once more, where the method is installed."""
-    made = Path(tempfile.mkdtemp(prefix="unisono-bench-"))
-    try:
-        command = [str(environment(made)), __file__, *sys.argv[1:]]
-        done = subprocess.run(command, env={**os.environ, _INSIDE: "1"}, stdout=subprocess.PIPE, text=True, check=True)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return [Measured(**one) for one in json.loads(done.stdout.splitlines()[-1])]
 
 
 def report(found: list[Measured]) -> str:
@@ -208,9 +195,10 @@ def report(found: list[Measured]) -> str:
     lines.append("")
     for protection in dict.fromkeys(one.protection for one in found):
         few, *_, many = [one for one in found if one.protection == protection] * 2
-        grown, cpu = many.grown / few.grown, (many.cpu_s / many.sites) / (few.cpu_s / few.sites)
+        grown, cpu = many.peak / few.peak, (many.cpu_s / many.sites) / (few.cpu_s / few.sites)
+        slope = (many.peak - few.peak) / 2**20 / max(many.sites - few.sites, 1)
         lines.append(
-            f"- {protection}, {few.sites} to {many.sites} sites: memory {grown:.2f}x (aim: at most {AIM_GROWTH}x) "
+            f"- {protection}, {few.sites} to {many.sites} sites: peak memory {grown:.2f}x, {slope:.2f} MiB a site (aim: at most {AIM_GROWTH}x) "
             f"{verdict(grown <= AIM_GROWTH)}; processor time a round and site {cpu:.2f}x (aim: at most {AIM_CPU}x) {verdict(cpu <= AIM_CPU)}."
         )
     return "\n".join(lines)
@@ -228,10 +216,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=whole, default=3)
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
-    if os.environ.get(_INSIDE):
-        print(json.dumps([asdict(one) for one in measured(options)]))
-        return
-    text = report(again())
+    with method_installed(__file__):
+        text = report(measured(options))
     print(text)
     if options.write:
         write_section("network-memory", text)

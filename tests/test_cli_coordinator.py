@@ -38,7 +38,8 @@ from unisono.study.load import dump_json, dump_yaml
 SITES = ("leiden", "padua", "turin")
 STUDY = engine.study("odds")
 COMMANDS = [
-    *(f"coordinator {name}" for name in ("init", "serve", "join", "invite", "members", "revoke", "readiness")),
+    *(f"coordinator {name}" for name in ("init", "serve", "join", "invite", "uninvite", "members")),
+    *(f"coordinator {name}" for name in ("revoke", "remove", "readiness")),
     *("coordinator pending", "coordinator accept", "authority init", "authority invite", "authority sign"),
     *(f"study {name}" for name in ("join", "sign", "submit", "status", "watch", "result", "cancel")),
 ]
@@ -153,6 +154,29 @@ def test_members_and_revoke_work_on_the_files_of_a_coordinator_that_is_not_servi
     members.close()
     assert "revoked" in say("coordinator", "members", "--home", str(folder))
     assert "member-unknown" in say("coordinator", "revoke", "nobody", "--yes", "--home", str(folder), code=1)
+
+
+def test_who_is_nobody_is_not_asked_about(folder: Path, say: Say) -> None:
+    for command in ("revoke", "remove"):
+        said = say("coordinator", command, "nobody", "--home", str(folder), code=1)
+        assert "member-unknown" in said
+        assert "?" not in said
+    assert "own-operator" in say("coordinator", "remove", "operator", "--home", str(folder), code=1)
+
+
+def test_an_invitation_is_cancelled_or_replaced_and_its_file_goes(folder: Path, say: Say) -> None:
+    home = ("--home", str(folder))
+    say("coordinator", "invite", "padua", *home)
+    newer = say("coordinator", "invite", "padua", *home, only="out")
+    assert (folder / "tokens" / "padua.token").read_text() == newer
+    assert say("coordinator", "members", *home).count("invited: the site padua") == 1
+    assert "not invited any more" in say("coordinator", "uninvite", "padua", *home)
+    assert not (folder / "tokens" / "padua.token").exists()
+    assert "invited:" not in say("coordinator", "members", *home)
+    said = say("coordinator", "uninvite", "padua", *home, code=1)
+    assert "invitation-unknown" in said
+    assert "member-known" in say("coordinator", "invite", "operator", "--role", "operator", *home, code=1)
+    assert say("authority", "invite", "--help").count("[default: 7]") == 1
 
 
 def test_commands_on_a_folder_that_is_none_say_so(tmp_path: Path, say: Say) -> None:
@@ -382,6 +406,8 @@ def test_tokens_are_for_one_role_and_a_folder_is_one_member(
     assert "leiden" in say("coordinator", "members", *new)
     token = say("coordinator", "invite", "rome", *new, only="out")
     assert Token.decode(token, now()).peer.name == "rome"
+    assert "not invited any more" in say("coordinator", "uninvite", "rome", *new)
+    assert not (tmp_path / "new" / "tokens" / "rome.token").exists()
 
 
 def test_members_and_readiness_show_who_is_there(centre: Centre, operator: str, researcher: Path, say: Say) -> None:
@@ -410,6 +436,26 @@ def test_revoking_closes_live_connections_at_once(centre: Centre, operator: str,
     say("coordinator", "revoke", "anna", "--yes", "--home", operator)
     said = say("study", "status", "--home", str(researcher), code=1)
     assert "certificate-revoked" in said or "revoked" in said
+
+
+def test_a_member_that_was_revoked_is_removed_and_joins_anew_with_another_key(
+    centre: Centre, operator: str, say: Say, tmp_path: Path
+) -> None:
+    padua = centre.net.sites["padua"]
+    wait_for(lambda: padua.connections)
+    say("coordinator", "revoke", "padua", "--yes", "--home", operator)
+    wait_for(lambda: "certificate-revoked" in padua.byes, 5)
+    said = say("coordinator", "invite", "padua", "--home", operator, code=1)
+    assert "member-revoked" in said
+    assert "unisono coordinator remove padua" in said
+    assert "padua is removed" in say("coordinator", "remove", "padua", "--yes", "--home", operator)
+    members = Members(centre.net.home.members)
+    assert pki.fingerprint(pki.certificate_of(padua.credentials.chain_pem)) in members.revoked()
+    members.close()
+    token = say("coordinator", "invite", "padua", "--home", operator, only="out")
+    assert "joined" in say("site", "join", token.strip(), "--home", str(tmp_path / "again"))
+    assert "padua site" in say("coordinator", "members", "--home", operator)
+    assert not (Path(operator) / "tokens" / "padua.token").exists()
 
 
 def test_a_certificate_is_renewed_in_the_last_third_of_its_life(centre: Centre, researcher: Path) -> None:

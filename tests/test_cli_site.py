@@ -293,3 +293,29 @@ def test_a_refusal_and_its_reason_reach_the_researcher(centre: Centre, padua: Pa
         agent.end(signal.SIGINT)
     log = (padua / "log.jsonl").read_text()
     assert not re.search(r"BEGIN|unisono1\.", log)  # no key, no token
+
+
+def test_a_preflight_before_joining_reaches_the_board_with_the_first_connection(
+    tmp_path: Path, centre: Centre, say: Say
+) -> None:
+    home, token = tmp_path / "padua", centre.token("padua")
+    say("preflight", token, "--home", str(home), "--idle", "0.1")
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    say("join", token, "--home", str(home))  # no agent serves yet
+    sites = centre.do(ok(centre.net.port, centre.net.operator, call="readiness"))["sites"]
+    board = sites["padua"]["about"]["preflight"]
+    assert json.loads((home / "preflight.json").read_text())["when"][:19] == board["when"][:19]
+    assert board["certificate"] == "ok"
+
+
+def test_an_agent_whose_site_is_revoked_ends_with_the_error_and_does_not_try_for_ever(
+    centre: Centre, padua: Path
+) -> None:
+    agent = Agent(padua)
+    agent.until("connected")
+    centre.do(ok(centre.net.port, centre.net.operator, call="revoke", who="padua"))
+    for served in (agent, Agent(padua)):  # a live stream ends; and the door stays shut
+        assert served.process.wait(30) == 1
+        assert served.process.stdout is not None
+        with served.process.stdout as heard:
+            assert "certificate-revoked" in heard.read()

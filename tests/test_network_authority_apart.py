@@ -114,6 +114,7 @@ def test_a_federation_is_founded_joined_and_renewed_with_files_carried_between_t
             with pytest.raises(EnrolmentError) as unknown:
                 await join(token, folder, now())
             assert unknown.value.rule == "token-unknown"
+            assert "unisono coordinator accept FILE" in unknown.value.remedy
             assert "is invited" in await asyncio.to_thread(
                 say, "coordinator accept padua.invitation.json --home centre"
             )
@@ -143,6 +144,10 @@ def test_a_file_of_another_federation_is_neither_signed_nor_taken(say: Say) -> N
     say("coordinator pending --home centre")
     assert "other-authority" in say("authority sign requests.json --home other --yes", code=1)
     say("authority sign requests.json --home vault --yes")
+    for command in ("authority sign answers.json --home vault --yes", "coordinator accept requests.json --home centre"):
+        swapped = say(command, code=1)
+        assert "other-file" in swapped
+        assert "same version" not in swapped
     answers = Answers.read(Path("answers.json").read_bytes())
     Path("answers.json").write_bytes(answers.model_copy(update={"authority": "0" * 64}).encode())
     assert "other-authority" in say("coordinator accept answers.json --home centre", code=1)

@@ -300,6 +300,8 @@ def test_of_two_copies_of_a_folder_only_the_one_that_went_on_is_served(heard: He
     heard.key = b"another" * 4 + b"keys"
     heard.killed()
     heard.marks.arrived("padua", hello("d", 1))  # joined anew
+    heard.key = b"a third key" + b"." * 21
+    assert heard.marks.arrived("padua", hello("e", 1)) == Mark("e", 1)  # and again, while this process lives
 
 
 def test_a_mark_that_cannot_be_one_is_none(heard: Heard) -> None:

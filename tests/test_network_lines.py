@@ -23,8 +23,9 @@ import pytest
 from tests.support import engine, netem, wide
 from tests.support.doors import Door, intercepting
 from tests.support.hospitals import Answered, Hospitals, study_over
-from tests.support.line import CLEAR, Fate, Line, Weather
+from tests.support.line import Line
 from tests.support.network import SITES, Net, coordinator_home, now
+from tests.support.weather import CLEAR, Fate, Weather
 from unisono.cli.main import main
 from unisono.federation.ask import Ask
 from unisono.methods import registry
@@ -232,7 +233,7 @@ def test_a_firewall_that_opens_tls_is_refused_and_named_by_serve_by_join_and_by_
         token = invitation(tmp_path / "again", line)
         with pytest.raises(SystemExit):
             main(["site", "join", token, "--home", str(tmp_path / "late")])
-        assert "issued by CN=Hospital TLS Inspection" in " ".join(capsys.readouterr().err.split())
+        assert "issued by CN=Hospital TLS Inspection" in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def invitation(folder: Path, line: Line) -> str:

@@ -29,6 +29,7 @@ from unisono.cli.main import main
 from unisono.errors import EnrolmentError, NetworkError, ProtocolError
 from unisono.federation.tree import pack, unpack
 from unisono.network import pki
+from unisono.network.agent.about import about
 from unisono.network.agent.folder import AgentFolder, Settings
 from unisono.network.agent.text import hides_something
 from unisono.network.authority import Authority
@@ -442,6 +443,7 @@ async def test_interception_shows_whose_certificate_answered_and_writes_the_lett
     assert "\x1b" not in report.encode()
     assert "\x1b" not in found.found
     assert report.check("mutual").status == "skipped"  # our certificate is not shown to a stranger
+    assert "with the interceptor, and not with the coordinator" in report.check("http2").found
     expected, answered = ends.authority.fingerprint, pki.fingerprint(ends.firewall)
     assert report.authority == expected
     assert found.details["fingerprint"] == answered
@@ -881,7 +883,13 @@ def test_the_command_shows_the_table_what_to_do_and_the_letter_and_fails_on_inte
         assert words in said.out
     assert json.loads(report.read_text("utf-8"))["status"] == "fail"
     assert token[:40] not in said.out + said.err + report.read_text("utf-8")
-    assert not (tmp_path / "home").exists()  # looking leaves nothing behind
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [
+        "preflight.json"
+    ]  # for the board, once it has joined
+    folder = AgentFolder(tmp_path / "home")
+    assert not folder.joined
+    hello: Any = about(folder, 0, now())
+    assert hello["preflight"]["certificate"] == "fail"
 
 
 def test_the_command_ends_well_on_a_good_address(
@@ -908,6 +916,25 @@ def test_wrong_arguments_are_told_without_a_traceback(
 def test_the_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--help") == 0
     assert "unisono site preflight" in capsys.readouterr().out
+
+
+def test_numbers_are_shown_without_exponents() -> None:
+    shown = [probe._plainly(value) for value in (1e-9, 0.00123, 1.5, 99.96, 999.9, 1390.0, 1_234_567.8)]
+    assert shown == ["0.001", "0.00123", "1.5", "100", "1,000", "1,390", "1,234,568"]
+
+
+@in_a_loop
+async def test_after_a_strange_certificate_nothing_is_held_and_the_token_is_not_asked_for_again(
+    tmp_path: Path, ends: Ends
+) -> None:
+    async def rude(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with serving(rude, ends.intercepting("h2")) as port:
+        report = await look(target_of(ends.token(port).encode(), now()), tmp_path)
+    found = report.check("idle")
+    assert found.status == "skipped"
+    assert "the certificate that answered is not the coordinator's" in found.found
 
 
 def test_credentials_are_never_part_of_what_is_printed() -> None:

@@ -51,6 +51,21 @@ def environment(folder: Path) -> Path:
     return home / "bin" / "python"
 
 
+@contextmanager
+def method_installed(program: str) -> Iterator[None]:
+    """The program, begun again where the do-nothing method is installed: as this process, so that whoever ends it ends all."""
+    made = os.environ.get(_MADE)
+    if made is None:
+        made = tempfile.mkdtemp(prefix="unisono-bench-")
+        python = environment(Path(made))
+        os.execve(python, [str(python), program, *sys.argv[1:]], {**os.environ, _MADE: made})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 PROTECTIONS = {
     "plain": ("none", "semi-honest"),
     "secagg": ("secagg", "semi-honest"),
@@ -199,16 +214,8 @@ def main() -> None:
     parser.add_argument("studies", type=cell, nargs="+", metavar="PROTECTION:PARAMETERS:ROUNDS")
     parser.add_argument("--memory", action="store_true", help="all folders on a RAM disk")
     options = parser.parse_args()
-    made = os.environ.get(_MADE)
-    if made is None:  # again, where the method is installed; as this process, so that whoever ends it ends all
-        made = tempfile.mkdtemp(prefix="unisono-bench-")
-        python = environment(Path(made))
-        os.execve(python, [str(python), __file__, *sys.argv[1:]], {**os.environ, _MADE: made})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    with method_installed(__file__):
         measure(options.studies, memory=options.memory)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -16,53 +16,16 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 from tests.support.doors import Door, Refused
+from tests.support.weather import CLEAR, SHORT_BYTES, Fate, Way, Weather
 
-Way = Literal["up", "down"]
-"""Up: from who dialled. Down: back."""
 SEGMENT_BYTES = 1448
 """Of TCP over Ethernet."""
 FIRST_TIMEOUT_S = 0.2
 """Linux's least retransmission time-out."""
-_SHORT = 64 * 1024
-_ON_THE_WAY = 4 * 1024 * 1024
-"""Of a line without and with a delay."""
-_QUEUE_S = 0.25
-"""A slow line's router holds so many seconds of bytes; then its sender has to wait."""
-_LEAST_QUEUE = 16 * 1024
 _HEAD_BYTES = 16 * 1024
-
-
-@dataclass(frozen=True)
-class Weather:
-    """What a line is like. delay_s: one way. bytes_per_s: each way. loss: probability that a segment is lost, and each time it is
-    sent again. idle_s: a connection on which nothing was carried for so long is cut, as by a firewall's time-out."""
-
-    delay_s: float = 0.0
-    bytes_per_s: float = math.inf
-    loss: float = 0.0
-    idle_s: float = math.inf
-
-    @property
-    def queue_bytes(self) -> int:
-        """What may be on the way at a time."""
-        if math.isinf(self.bytes_per_s):
-            return _ON_THE_WAY if self.delay_s else _SHORT
-        return max(_LEAST_QUEUE, round(self.bytes_per_s * (self.delay_s + _QUEUE_S)))
-
-
-CLEAR = Weather()
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What becomes of a connection once it has carried so many bytes: it is cut, or what is sent these ways vanishes."""
-
-    after_bytes: float = math.inf
-    how: Literal["cut", "up", "down", "both"] = "cut"
 
 
 class Line:
@@ -278,7 +241,8 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         raw = transport.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SHORT)  # what is on the way is in the line, not in the kernel
+        # What is on the way is in the line, and not in the kernel.
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SHORT_BYTES)
         if self.way == "up":
             self.connection.accepted()
 
@@ -378,7 +342,8 @@ class _End(asyncio.Protocol):
             self._timer.cancel()
         if self._transport is not None:
             raw = self._transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if raw is not None:  # it may have been lost this moment
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
 
     def _asked(self, door: Door, data: bytes) -> None:

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 
-from tests.support.line import Weather
+from tests.support.weather import Weather
 
 _NAMESPACE = ("unshare", "--user", "--map-root-user", "--net")
 _TRY_S = 20.0

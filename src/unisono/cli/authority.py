@@ -9,7 +9,7 @@ import typer
 
 from unisono.cli.console import errors
 from unisono.cli.console import out as console
-from unisono.cli.shown import need_network, say, show_table, utc_now
+from unisono.cli.shown import confirm, need_network, say, show_table, utc_now
 from unisono.errors import NetworkError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def invite(
     name: Annotated[str, typer.Argument(help="What the newcomer is called in the federation.")],
     address: Annotated[str, typer.Option("--address", help="Where the newcomer reaches the coordinator: host:port.")],
     role: Annotated[str, typer.Option("--role", help="site, researcher or operator.")] = "site",
-    days: Annotated[float, typer.Option("--days", help="How long the token may be used.")] = 30,
+    days: Annotated[float, typer.Option("--days", help="How long the token may be used.")] = 7,
     out: Annotated[
         Path | None, typer.Option("--out", help="The file for the coordinator; NAME.invitation.json if it is not said.")
     ] = None,
@@ -114,7 +114,7 @@ def sign(
     rows = asked(requests, authority)
     show_table(("wanted", "for", "key"), rows, whole=("key",))
     if not yes:
-        typer.confirm(f"Make {requests.count} certificate{'' if requests.count == 1 else 's'}?", abort=True)
+        confirm(f"Make {requests.count} certificate{'' if requests.count == 1 else 's'}?")
     answers = signed(requests, authority, utc_now())
     for text in (*answers.first, *answers.joins.certificates.values(), *answers.renewals):
         peer = pki.peer_of(text.encode())

@@ -11,7 +11,7 @@ from unisono.cli.console import out as console
 from unisono.cli.coordinator_place import HOME as COORDINATOR
 from unisono.cli.coordinator_place import HomeOption as CoordinatorOption
 from unisono.cli.coordinator_place import coordinator, operator
-from unisono.cli.shown import need_network, say, utc_now
+from unisono.cli.shown import confirm, need_network, say, utc_now
 from unisono.cli.site_network import HOME as SITE
 from unisono.cli.site_network import HomeOption as SiteOption
 from unisono.cli.site_network import Yes
@@ -73,7 +73,7 @@ def site_restore(
     folder = AgentFolder(home.expanduser())
     if file is None:
         if not yes:
-            typer.confirm(f"Close every run and take back every approval in {folder.path}?", abort=True)
+            confirm(f"Close every run and take back every approval in {folder.path}?")
         site.restore_in_place(folder, utc_now())
         say(f"{folder.path} is a restored site's folder now", good=True)
     else:
@@ -116,7 +116,9 @@ def coordinator_backup(
 
 def coordinator_restore(
     file: From = None,
-    folder: Annotated[Path, typer.Option("--folder", help="Where to: a new or an empty folder.")] = COORDINATOR,
+    folder: Annotated[
+        Path, typer.Option("--folder", "--home", help="Where to: a new or an empty folder.")
+    ] = COORDINATOR,
     passphrase_file: PassphraseFile = None,
     yes: Yes = False,
 ) -> None:
@@ -131,7 +133,7 @@ def coordinator_restore(
     home = CoordinatorHome(folder.expanduser())
     if file is None:
         if not yes:
-            typer.confirm(f"Begin every unfinished run in {home.path} anew?", abort=True)
+            confirm(f"Begin every unfinished run in {home.path} anew?")
         backup.restore_in_place(home, utc_now())
         say(f"{home.path} is a restored coordinator's folder now", good=True)
     else:

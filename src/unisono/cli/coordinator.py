@@ -24,7 +24,7 @@ from unisono.cli.coordinator_place import (
     joined,
     operator,
 )
-from unisono.cli.shown import need_network, say, show_table, utc_now
+from unisono.cli.shown import confirm, need_network, say, show_table, token_text, utc_now
 from unisono.cli.site_network import MetricsOption, ProxyOption
 from unisono.cli.teller import Teller
 from unisono.errors import NetworkError, UnisonoError
@@ -153,7 +153,7 @@ def join(
     from unisono.network.researcher import PersonFolder
     from unisono.network.researcher import join as join_federation
 
-    text = typer.get_text_stream("stdin").read() if token == "-" else token  # noqa: S105  (a dash is no secret)
+    text = token_text(token, "coordinator join")
     folder = PersonFolder(home.expanduser(), "operator")
     found = join_federation(text, folder, utc_now(), proxy=proxy)
     say(f"joined as the operator {found.name} at {found.address}", good=True)
@@ -167,24 +167,28 @@ def invite(
     days: Annotated[float, typer.Option("--days", help="How long the token may be used.")] = 7,
     home: HomeOption = HOME,
 ) -> None:
-    """Make a token for a newcomer: one line, good for once. It is printed, and written to tokens/NAME.token in the folder.
+    """Make a token for a newcomer: one line, good for once. It is printed, and written to tokens/NAME.token in the folder. An older
+    token for that name is void.
 
     [bold]Example[/]: unisono coordinator invite padua --role site --home /var/lib/unisono
     """
     need_network()
     from unisono.federation.storage import write_whole
     from unisono.network.enrolment.invitations import Invitations
+    from unisono.network.enrolment.members import Members
     from unisono.network.enrolment.token import Token
 
     path = home.expanduser()
     if is_coordinator(path):
         found, settings = coordinator(home), coordinator(home).settings()
-        invitations = Invitations(found.invitations)
+        invitations, store = Invitations(found.invitations), Members(found.members)
         address = settings.address or joined(settings.hosts[0], host_port(settings.listen)[1])
         try:
+            store.may_be_invited(name, utc_now())
             made = invitations.invite(found.authority(), address, cast(Any, role), name, now=utc_now(), days=days)
         finally:
             invitations.close()
+            store.close()
         text = made.encode()
     else:
         with operator(home) as client:
@@ -195,6 +199,35 @@ def invite(
     typer.echo(text)
     errors.print(f"For the {role} {name}: good for once, until {expires:%Y-%m-%d %H:%M} UTC. Secret: hand it over", markup=False)  # fmt: skip
     errors.print(f"in person or by a sealed channel. It is in {file} too.", markup=False, soft_wrap=True)
+
+
+@app.command("uninvite")
+def uninvite(
+    name: Annotated[str, typer.Argument(help="Who was invited.")],
+    home: HomeOption = HOME,
+) -> None:
+    """Cancel an invitation that is still open: its token is good for nothing from now on.
+
+    [bold]Example[/]: unisono coordinator uninvite padua --home /var/lib/unisono
+    """
+    need_network()
+    from unisono.federation.storage import storage
+    from unisono.network.enrolment.invitations import Invitations
+
+    path = home.expanduser()
+    if is_coordinator(path):
+        waiting = Invitations(coordinator(home).invitations)
+        try:
+            waiting.void(name, utc_now())
+        finally:
+            waiting.close()
+    else:
+        with operator(home) as client:
+            client.call("uninvite", name=name)
+        file = path / "tokens" / f"{name}.token"
+        with storage(file, "token"):
+            file.unlink(missing_ok=True)
+    say(f"{name} is not invited any more", good=True)
 
 
 @app.command("members")
@@ -236,13 +269,15 @@ def revoke(
     """
     need_network()
     from unisono.network import pki
-    from unisono.network.enrolment.members import Members
+    from unisono.network.enrolment.members import Members, not_a_member
 
     everyone, online = _who_is_there(home)
     mark = pki.ungrouped(who)
     named = next((m["name"] for m in everyone["members"] if mark == pki.ungrouped(fingerprint(m))), who)
+    if not any(named == m["name"] or mark in m["fingerprints"] for m in everyone["members"]):
+        raise not_a_member(who)
     if not yes:
-        typer.confirm(f"Revoke {named}?", abort=True)
+        confirm(f"Revoke {named}?")
     if online is not None:
         with operator(home) as client:
             marks = client.call("revoke", who=named)["revoked"]
@@ -257,6 +292,47 @@ def revoke(
         console.print("The coordinator is not serving; it heeds this from its next start.", markup=False)
     else:
         console.print("Its live connections were closed.", markup=False)
+
+
+@app.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="A member's name.")],
+    home: HomeOption = HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: for scripts.")] = False,
+) -> None:
+    """Forget a member who was revoked or lost its keys, so that it can be invited again and join with new keys.
+
+    Live connections end at once, and its old certificates stay refused for ever. Permits pin the old key: studies with this member are
+    submitted and approved anew. Give the name to nobody else.
+
+    [bold]Example[/]: unisono coordinator remove padua --home /var/lib/unisono
+    """
+    need_network()
+    from unisono.network.coordinator.calls import removable
+    from unisono.network.enrolment.members import Members, not_a_member
+
+    everyone, online = _who_is_there(home)
+    if not any(name == member["name"] for member in everyone["members"]):
+        raise not_a_member(name)
+    removable(name)
+    if not yes:
+        confirm(f"Remove {name}? Its keys are good for nothing afterwards.")
+    if online is not None:
+        with operator(home) as client:
+            client.call("remove", name=name)
+    else:
+        store = Members(coordinator(home).members)
+        try:
+            store.remove(name, utc_now())
+        finally:
+            store.close()
+    say(f"{name} is removed", good=True)
+    if online is None:
+        console.print("The coordinator is not serving; it heeds this from its next start.", markup=False)
+    console.print(
+        f"It can be invited again: unisono coordinator invite {name}. It joins with new keys, in a", markup=False
+    )
+    console.print("new folder; the others verify its new key, and studies with it are approved anew.", markup=False)
 
 
 @app.command("readiness")

@@ -50,10 +50,12 @@ def is_coordinator(path: Path) -> bool:
 
 
 def coordinator(home: Path) -> CoordinatorHome:
-    """The coordinator of a folder. `NetworkError` if it is none."""
+    """The coordinator of a folder. `NetworkError` if it is none, with the rule ``folder-role`` if it is somebody else's."""
+    from unisono.network import folders
     from unisono.network.coordinator.home import CoordinatorHome
 
     found = CoordinatorHome(home.expanduser())
+    folders.only(found.path, "coordinator")
     if not is_coordinator(found.path):
         raise NetworkError(
             f"{home} is not a coordinator's folder.",

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from unisono.cli.console import errors, out
-from unisono.errors import MissingExtra, NetworkError
+from unisono.cli.shown import token_text
+from unisono.errors import MissingExtra, NetworkError, StorageError
+
+if TYPE_CHECKING:
+    from unisono.network.agent.folder import AgentFolder
+    from unisono.network.preflight.report import Report
+    from unisono.network.preflight.target import Target
 
 _SAID = {
     "ok": ("✓ Ready: this machine can join.", "green"),
@@ -39,11 +45,13 @@ def preflight(
 ) -> None:
     """Check name, proxy, TLS, the coordinator, bandwidth, idle time-outs and this machine before joining. The token stays unused.
 
-    After joining, it goes to the operator's board (unisono coordinator readiness) with the agent's next connection.
+    With a site's token, or once it has joined, the report stays in the site's folder, and goes to the operator's board (unisono
+    coordinator readiness) with each connection: joining makes the first.
 
     [bold]Example[/]: unisono site preflight coordinator.example.org:443 --json preflight.json
     """
     try:
+        from unisono.network import folders
         from unisono.network.agent.folder import AgentFolder
         from unisono.network.preflight.report import table
         from unisono.network.preflight.run import LONGEST_IDLE_S
@@ -63,7 +71,8 @@ def preflight(
             remedy=f"Say more than 0 and at most {LONGEST_IDLE_S:g} with --idle.",
         )
     folder = home.expanduser()
-    text = typer.get_text_stream("stdin").read() if target == "-" else target
+    folders.only(folder, "site")
+    text = token_text(target, "site preflight")
     whom = target_of(text, utc_now(), folder)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     report = asyncio.run(
@@ -85,8 +94,19 @@ def preflight(
     out.print(Text(*_SAID[report.status]))
     if json is not None:
         report.save(json)
-    member = AgentFolder(folder)
-    if member.joined:  # the operator's board shows the verdict from the agent's next connection on
-        report.save(member.preflight)
+    _keep(report, AgentFolder(folder), whom)
     if report.status == "fail":
         raise typer.Exit(1)
+
+
+def _keep(report: Report, folder: AgentFolder, whom: Target) -> None:
+    """Where the site's connections find it for the operator's board: in the folder of a site that has joined, or is to join with this
+    token. A folder that cannot be written is one of the report's own findings, and no reason to end otherwise."""
+    if not folder.joined and not whom.invites_a_site:
+        return
+    try:
+        if not folder.path.exists():
+            folder.home.make()
+        report.save(folder.preflight)
+    except StorageError as error:
+        errors.print(f"The report could not be kept for the operator's board: {error.what}", markup=False)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from pathlib import Path
 
+import typer
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from unisono.cli.console import errors
 from unisono.cli.console import out as console
-from unisono.errors import MissingExtra
+from unisono.errors import EnrolmentError, MissingExtra
 
 
 def need_network() -> None:
@@ -38,6 +42,34 @@ def utc_now() -> datetime:
 def say(what: str, *, good: bool = False) -> None:
     """One line: done, or under way."""
     console.print(Text.assemble(("✓ ", "green") if good else ("… ", "dim"), what))
+
+
+def confirm(question: str) -> None:
+    """Ask y/N. Without a yes, or without anybody to ask, the command ends here with exit code 1: it has changed nothing yet."""
+    try:
+        yes = typer.confirm(question)
+    except typer.Abort:  # no terminal, or Ctrl-C
+        errors.print()
+        yes = False
+    if not yes:
+        errors.print("Nothing was changed. Without a terminal, say --yes.", markup=False)
+        raise typer.Exit(1)
+
+
+def token_text(argument: str, command: str) -> str:
+    """A token from the command line, or - from standard input. `EnrolmentError` for the name of a file: it is not the token."""
+    if argument == "-":
+        return typer.get_text_stream("stdin").read()
+    name = argument.strip()
+    if not name.startswith("unisono1.") or name.endswith(".token"):
+        with suppress(OSError, ValueError):
+            if name.endswith(".token") or (name and Path(name).expanduser().is_file()):
+                raise EnrolmentError(
+                    f"{name[:200]!r} is the name of a file, and not the token in it.",
+                    rule="token-form",
+                    remedy=f"Give the file's content: unisono {command} - < {name[:200]}",
+                )
+    return argument
 
 
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, whole: Collection[str] = ()) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unisono.cli.console import out as console
-from unisono.cli.shown import need_network, say, show_table
+from unisono.cli.shown import confirm, need_network, say, show_table, token_text
 from unisono.cli.teller import Teller
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def join(
     from unisono.network.agent.join import join as join_federation
     from unisono.site.agent import utc_now
 
-    text = typer.get_text_stream("stdin").read() if token == "-" else token  # noqa: S105  (a dash is no secret)
+    text = token_text(token, "site join")
     through = None if proxy is None else proxy_of(proxy)
     found = asyncio.run(join_federation(text, folder, utc_now(), proxy=through, say=say))
     say(f"joined as {found.name} at {found.address}", good=True)
@@ -194,7 +194,7 @@ def studies(home: HomeOption = HOME) -> None:
                 e.id,
                 e.digest[:12],
                 e.researcher,
-                e.decision if e.told else f"{e.decision}, not told yet",
+                e.shown if e.told else f"{e.decision}, not told yet",
                 e.state,
                 e.trouble,
             )
@@ -214,7 +214,7 @@ def show(study: StudyName, data: DataOption = None, home: HomeOption = HOME) -> 
 
         sheet = desk.sheet(study, data, utc_now())
     console.print(render(sheet, console.width))
-    if sheet.entry.decision == "open":
+    if sheet.entry.waits:
         console.print(
             f"unisono site approve {sheet.entry.id}   or   unisono site refuse {sheet.entry.id}", markup=False
         )
@@ -236,7 +236,7 @@ def approve(study: StudyName, data: DataOption = None, yes: Yes = False, home: H
         console.print(f"  {sheet.counted.sentence()}", markup=False)
         sheet.counted.check(sheet.entry.id)
         if not yes:
-            typer.confirm("Do the other hospitals see the same word-code, and may this site's part leave?", abort=True)
+            confirm("Do the other hospitals see the same word-code, and may this site's part leave?")
         done = desk.approve(sheet, utc_now())
     _said(f"{sheet.entry.id} is approved, until {sheet.permit.expires:%Y-%m-%d}", done)
 
@@ -261,8 +261,9 @@ def withdraw(study: StudyName, why: Why = "", yes: Yes = False, home: HomeOption
     with desk_of(home) as desk:
         from unisono.site.agent import utc_now
 
+        entry = desk.approved(study)
         if not yes:
-            typer.confirm(f"Stop {study} at this site now?", abort=True)
+            confirm(f"Stop {entry.id} at this site now?")
         entry, done = desk.withdraw(study, why, utc_now())
     _said(f"{entry.id} is withdrawn", done)
     console.print("Sums that were opened before contain this site's part, and cannot be taken back.", markup=False)
@@ -288,13 +289,13 @@ def verify(
     with desk_of(home) as desk:
         from unisono.site.agent import utc_now
 
+        desk.others(sites, study)
         if words is None and not yes:
             sheet = desk.sheet(study, None, utc_now())
             console.print(f"  word-code  {sheet.words}", markup=False)
             for site in sites:
-                if site in sheet.roster:
-                    console.print(f"  {site}  {sheet.roster.fingerprint(site)}", markup=False)
-            typer.confirm("Did each of them read out this word-code, or its own fingerprint, to you?", abort=True)
+                console.print(f"  {site}  {sheet.roster.fingerprint(site)}", markup=False)
+            confirm("Did each of them read out this word-code, or its own fingerprint, to you?")
         roster = desk.verify(sites, study, how, getpass.getuser(), utc_now(), words)
     for site in sites:
         say(f"{site} is verified: {roster.fingerprint(site)}", good=True)
@@ -304,10 +305,13 @@ def verify(
 
 
 def _folder(home: Path) -> AgentFolder:
-    """The site's folder. `MissingExtra` if the network's packages are not installed."""
+    """The site's folder. `MissingExtra` if the network's packages are not installed; `NetworkError` (``folder-role``) if it is somebody
+    else's."""
     need_network()
+    from unisono.network import folders
     from unisono.network.agent.folder import AgentFolder
 
+    folders.only(home.expanduser(), "site")
     return AgentFolder(home.expanduser())
 
 

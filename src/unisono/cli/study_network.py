@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from unisono.cli.console import out as console
-from unisono.cli.shown import need_network, say, show_table, utc_now
+from unisono.cli.shown import need_network, say, show_table, token_text, utc_now
 from unisono.cli.site_network import ProxyOption
 from unisono.cli.study_watch import WatchView, clean, say_late, when
 from unisono.errors import StudyError, UnisonoError
@@ -49,7 +49,7 @@ def join(
     need_network()
     from unisono.network.researcher import join as join_federation
 
-    text = typer.get_text_stream("stdin").read() if token == "-" else token  # noqa: S105  (a dash is no secret)
+    text = token_text(token, "study join")
     folder = _folder(home)
     found = join_federation(text, folder, utc_now(), proxy=proxy)
     say(f"joined as the researcher {found.name} at {found.address}", good=True)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from unisono.errors import EnrolmentError, NetworkError, ProtocolError, StorageError, UnisonoError
 from unisono.federation.storage import storage, write_whole
 from unisono.federation.tree import Tree, unpack
-from unisono.network import pki, renewing
+from unisono.network import folders, pki, renewing
 from unisono.network.agent.channel import CALL_S, SERVICE, Channel, grpc_, open_channel, said, send, trouble
 from unisono.network.agent.folder import Settings
 from unisono.network.agent.join import ask, tls_key
@@ -71,7 +71,9 @@ class PersonFolder:
         return Home(self.path).identity()
 
     def settings(self) -> Settings:
-        """Who, and where the coordinator is. `NetworkError` (``not-joined``) before joining, `StorageError` if it is damaged."""
+        """Who, and where the coordinator is. `NetworkError` (``not-joined``) before joining, or (``folder-role``) if the folder is
+        somebody else's; `StorageError` if it is damaged."""
+        folders.only(self.path, self.role)
         path = self.path / "coordinator.json"
         if not self.joined:
             command = "study join" if self.role == "researcher" else "coordinator join"
@@ -116,6 +118,7 @@ def join(text: str, folder: PersonFolder, now: datetime, *, proxy: str | None = 
             rule="token-role",
             remedy=f"Ask the operator for one for a {folder.role}: unisono coordinator invite NAME --role {folder.role}.",
         )
+    folders.only(folder.path, folder.role)
     if folder.joined and folder.settings().name != token.peer.name:
         raise EnrolmentError(
             f"{folder.path} is {folder.settings().name!r} at {folder.settings().address} already.",

@@ -27,6 +27,7 @@ from unisono.network.log import Clock
 from unisono.network.marks import to_wire
 from unisono.network.pki import Credentials
 from unisono.network.preflight.whose import naming
+from unisono.network.wire.envelope import RULE
 from unisono.network.wire.outbox import Outbox
 from unisono.network.wire.unisono_pb2 import Beat, Frame, Hello, Welcome
 from unisono.network.wire.version import PROTOCOL, same_protocol
@@ -34,6 +35,8 @@ from unisono.site.agent import utc_now
 from unisono.version import VERSION
 
 MISSED_BEATS = 3
+FINAL = ("certificate-revoked", "member-revoked", "certificate-role")
+"""Refusals that trying again does not change: a revoked site joins anew, and a certificate of another role is none of a site's."""
 _LONGEST_HEARTBEAT_MS = 3_600_000
 _LAST_WORDS_S = 1.0
 
@@ -96,7 +99,8 @@ class Line:
         await self._online.wait()
 
     async def keep(self) -> None:
-        """Connect, again and again, until `stop`. `NetworkError` (``rolled-back``) if this site's memory went back."""
+        """Connect, again and again, until `stop`. `NetworkError` if this site's memory went back (``rolled-back``), or if the
+        coordinator refuses this certificate for good (`FINAL`)."""
         failures = 0
         while not self._stopping.is_set():
             self._welcomed_s = 0.0
@@ -104,6 +108,9 @@ class Line:
                 await self._connection()
                 self._observe("disconnected", {})
             except UnisonoError as error:
+                if error.rule in FINAL:
+                    self._observe("unreachable", {"rule": error.rule, "what": error.what, "remedy": error.remedy})
+                    raise  # the coordinator will not say otherwise, however often it is asked
                 if error.rule == ROLLED_BACK:
                     raise  # what this site promised may be forgotten: nothing more is answered, and keys are
                 self.trouble = said = await naming(error, self.address, self._proxy)
@@ -157,7 +164,7 @@ class Line:
                 self._stream = stream
                 await self._talk(channel, stream)
             except grpc.aio.AioRpcError as error:
-                raise self._failed(error.code(), error.details()) from error
+                raise self._failed(error.code(), error.details(), error.trailing_metadata()) from error
             except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:  # written to after it was closed
                 raise await self._closed(stream) from error
             except asyncio.CancelledError:
@@ -266,9 +273,12 @@ class Line:
             await asyncio.sleep(every_s)
             outbox.put(Frame(beat=Beat(time_ms=int(self._clock().timestamp() * 1000))))
 
-    def _failed(self, code: Any, details: str | None) -> UnisonoError:
+    def _failed(self, code: Any, details: str | None, more: Any) -> UnisonoError:
         """What gRPC says; or that this site's own certificate is over, which the other end shows by hanging up."""
         error = trouble(code, details, self.address)
+        rule = next((value for key, value in more or () if key == RULE), "")
+        if error.rule == "certificate-refused" and rule in FINAL:
+            return NetworkError(error.what, rule=str(rule), remedy=error.remedy)
         if error.rule == "unreachable":
             try:
                 pki.check(pki.peer_of(self.credentials.chain_pem), self._clock())
@@ -279,7 +289,7 @@ class Line:
     async def _closed(self, stream: Any) -> UnisonoError:
         """Why a stream ended that should not have."""
         if stream.done():
-            return self._failed(await stream.code(), await stream.details())
+            return self._failed(await stream.code(), await stream.details(), await stream.trailing_metadata())
         return ProtocolError(
             "The coordinator did not begin with a welcome.",
             rule="message-order",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from unisono.errors import NetworkError, StorageError
 from unisono.federation.storage import storage, write_whole
+from unisono.network import folders
 from unisono.network.monitoring.address import loopback
 from unisono.network.pki import Credentials
 from unisono.protection.secagg.roster import Roster
@@ -99,7 +100,9 @@ class AgentFolder:
         return (self.path / "coordinator.json").exists()
 
     def settings(self) -> Settings:
-        """What joining wrote. `NetworkError` (``not-joined``) before that; `StorageError` if it is damaged."""
+        """What joining wrote. `NetworkError` (``not-joined``) before that, or (``folder-role``) if the folder is no site's;
+        `StorageError` if it is damaged."""
+        folders.only(self.path, "site")
         path = self.path / "coordinator.json"
         if not self.joined:
             raise NetworkError(

@@ -74,6 +74,16 @@ class Entry:
         """Approved, and not over: the site answers it."""
         return self.decision == "approved" and self.state not in OVER
 
+    @property
+    def waits(self) -> bool:
+        """The steward is to decide: not decided yet, and not over."""
+        return self.decision == "open" and self.state not in OVER
+
+    @property
+    def shown(self) -> str:
+        """The decision, as a list shows it: nobody is asked about a study that is over."""
+        return "none, and it is over" if self.decision == "open" and self.state in OVER else self.decision
+
     def study(self) -> Study:
         """The study, checked again. `StudyProblems` if a method that it names was uninstalled meanwhile."""
         return load(json.loads(self.document), method_checks)

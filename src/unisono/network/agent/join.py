@@ -15,6 +15,7 @@ from unisono.errors import EnrolmentError, NetworkError, UnisonoError
 from unisono.federation.storage import storage, write_whole
 from unisono.federation.tree import Tree
 from unisono.network import pki
+from unisono.network.agent.about import about
 from unisono.network.agent.channel import open_channel, send
 from unisono.network.agent.dial import Line
 from unisono.network.agent.folder import AgentFolder, Settings
@@ -24,6 +25,7 @@ from unisono.network.link import SiteEnd
 from unisono.network.preflight.whose import naming
 from unisono.network.wordcode import word_code
 from unisono.protection.secagg.roster import Identity, Roster
+from unisono.site.agent import utc_now
 
 LOOK_S = 5.0
 
@@ -82,7 +84,7 @@ async def join(
         fingerprint=Roster({joined.name: identity.public}).fingerprint(joined.name),
         ca_fingerprint=pki.grouped(token.ca_fingerprint),
         expires=pki.certificate_of(joined.certificate.encode()).not_valid_after_utc,
-        words=await _first_look(token.address, credentials, proxy),
+        words=await _first_look(token.address, credentials, proxy, lambda: about(folder, 0, utc_now())),
     )
 
 
@@ -100,9 +102,9 @@ async def ask(token: Token, key: pki.PrivateKey, identity: Identity, proxy: str 
     return Joined.read(json.dumps(answer).encode())
 
 
-async def _first_look(address: str, credentials: pki.Credentials, proxy: str | None) -> str:
-    """Connect once as the site that this now is, and hear who has joined: their word-code. Empty if that takes too long; the
-    agent will see."""
+async def _first_look(address: str, credentials: pki.Credentials, proxy: str | None, hello: Callable[[], Tree]) -> str:
+    """Connect once as the site that this now is, say so with what preflight found, and hear who has joined: their word-code.
+    Empty if that takes too long; the agent will see."""
     heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def listen(tree: Tree) -> Tree:
@@ -117,7 +119,7 @@ async def _first_look(address: str, credentials: pki.Credentials, proxy: str | N
             heard.set_result("")
 
     end = SiteEnd(listen, secrets.token_hex(16))
-    line = Line(address, credentials, proxy, end, dict, observe)
+    line = Line(address, credentials, proxy, end, hello, observe)
     kept = asyncio.ensure_future(line.keep())
     try:
         async with asyncio.timeout(LOOK_S):

@@ -172,7 +172,7 @@ def _data(check: LocalCheck | UnisonoError) -> list[RenderableType]:
 def _state(sheet: Sheet) -> list[str]:
     entry = sheet.entry
     decision = {
-        "open": "It waits for your decision.",
+        "open": "It waits for your decision." if entry.waits else "It is over: there is nothing to decide.",
         "approved": f"Approved on {entry.decided[:16]}.",
         "refused": f"Refused on {entry.decided[:16]}.",
         "withdrawn": f"Withdrawn on {entry.decided[:16]}.",

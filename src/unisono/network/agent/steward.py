@@ -74,14 +74,7 @@ class Desk:
 
         `EnrolmentError` if a site is not in the list, or (``word-code-differs``) if they see another list than this site.
         """
-        roster = self.inbox.find(study).sites()
-        for site in sites:
-            if site not in roster or site == self.settings.name:
-                raise refused(
-                    f"There is no other hospital {site[:64]!r} in the list of that study.",
-                    "known-sites",
-                    f"Its hospitals are {', '.join(roster.sites)}; this one is {self.settings.name}.",
-                )
+        roster = self.others(sites, study)
         if words is not None and not same_words(words, word_code(roster.digest)):
             raise refused(
                 "The word-code that was read out is not the one that this hospital sees.",
@@ -91,6 +84,18 @@ class Desk:
             )
         for site in sites:
             self.verified().mark(site, roster[site], how, by, now)
+        return roster
+
+    def others(self, sites: Sequence[str], study: str) -> Roster:
+        """The list of that study. `EnrolmentError` (``known-sites``) if one of these sites is no other hospital in it."""
+        roster = self.inbox.find(study).sites()
+        for site in sites:
+            if site not in roster or site == self.settings.name:
+                raise refused(
+                    f"There is no other hospital {site[:64]!r} in the list of that study.",
+                    "known-sites",
+                    f"Its hospitals are {', '.join(roster.sites)}; this one is {self.settings.name}.",
+                )
         return roster
 
     def verified(self) -> Verified:
@@ -163,6 +168,13 @@ class Desk:
 
     def withdraw(self, name: str, why: str, now: datetime) -> tuple[Entry, Done]:
         """Stop a study that was approved, at once: nothing more is answered, keys are forgotten, the permit is removed."""
+        entry = self.approved(name)
+        self.inbox.decide(entry.digest, "withdrawn", now, why=why)
+        self._forget_permit(entry)
+        return entry, self._tell(entry.digest)
+
+    def approved(self, name: str) -> Entry:
+        """The study of that id or digest, which is approved here. `PermitError` if it is not, or there is none."""
         entry = self.inbox.find(name)
         if entry.decision != "approved":
             raise PermitError(
@@ -170,9 +182,7 @@ class Desk:
                 rule="decided",
                 remedy="`unisono site studies` shows what is.",
             )
-        self.inbox.decide(entry.digest, "withdrawn", now, why=why)
-        self._forget_permit(entry)
-        return entry, self._tell(entry.digest)
+        return entry
 
     def _forget_permit(self, entry: Entry) -> None:
         path = self.folder.path / "permits" / f"{entry.id}.json"

@@ -82,6 +82,7 @@ def take(home: CoordinatorHome, answers: Answers, now: datetime) -> Taken:
     with _lists(home) as (invitations, members, renewals):
         for text in answers.invitations:
             try:
+                members.may_be_invited(pki.peer_of(text.encode()).name, now)
                 made = invitations.add(text.encode(), authority)
                 done.append(f"{made.role} {made.name} is invited, until {made.expires:%Y-%m-%d}")
             except UnisonoError as error:

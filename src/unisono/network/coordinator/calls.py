@@ -17,6 +17,7 @@ from unisono.federation.tree import Tree
 from unisono.methods.registry import check as method_checks
 from unisono.network import pki
 from unisono.network.authority import Authority
+from unisono.network.coordinator.operator import NAME as FIRST_OPERATOR
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import Asked, unknown_study
 from unisono.network.coordinator.studies import Studies
@@ -82,7 +83,9 @@ class Calls:
             "operator": {
                 "members": self._members,
                 "invite": self._invite,
+                "uninvite": self._uninvite,
                 "revoke": self._revoke,
+                "remove": self._remove,
                 "readiness": self._readiness,
                 "snapshot": self._snapshot,
                 "studies": self._list,
@@ -234,10 +237,24 @@ class Calls:
         address = _text(tree, "address") if "address" in tree else service.address
         if isinstance(days, bool) or not isinstance(days, int | float):
             raise _format("days")
+        service.members.may_be_invited(name, service.clock())
         token: Token = service.invitations.invite(
             service.authority, address, cast(Role, role), name, now=service.clock(), days=days
         )
         return {"token": token.encode(), "expires": token.peer.not_after.isoformat()}
+
+    def _uninvite(self, _: Peer, tree: Tree) -> Tree:
+        service = self._service
+        return {"cancelled": service.invitations.void(_text(tree, "name"), service.clock())}
+
+    def _remove(self, _: Peer, tree: Tree) -> Tree:
+        """Forget a member, so that the name can be invited again; its certificates are revoked for ever."""
+        service, name = self._service, _text(tree, "name")
+        removable(name)
+        marks = service.members.remove(name, service.clock())
+        service.revoked(marks)
+        service.changed()
+        return {"revoked": list(marks)}
 
     def _revoke(self, _: Peer, tree: Tree) -> Tree:
         service = self._service
@@ -282,6 +299,16 @@ class Calls:
         if not found:
             raise unknown_study(name)
         return found[0]
+
+
+def removable(name: str) -> None:
+    """`EnrolmentError` for the operator of the coordinator's own machine: its commands, and they alone, make that one."""
+    if name == FIRST_OPERATOR:
+        raise EnrolmentError(
+            f"{name!r} is the operator of the coordinator's own machine, and cannot join anew.",
+            rule="own-operator",
+            remedy="Shut it out with `unisono coordinator revoke`, and work as an operator who joined from elsewhere.",
+        )
 
 
 def member_tree(member: Member) -> dict[str, Any]:

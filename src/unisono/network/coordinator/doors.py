@@ -25,7 +25,7 @@ from unisono.network.enrolment.members import Members
 from unisono.network.log import Log
 from unisono.network.pki import Peer, Role
 from unisono.network.preflight.service import Probes
-from unisono.network.wire.envelope import command_of
+from unisono.network.wire.envelope import RULE, command_of
 from unisono.network.wire.unisono_pb2 import Packed
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ class Doors:
                 await self._site(peer, context)
         except UnisonoError as error:
             self._log.write("refused", call="connect", by="", rule=error.rule)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{error.what} {error.remedy}")
+            why = f"{error.what} {error.remedy}"
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, why, ((RULE, error.rule),))
         except Exception as error:  # noqa: BLE001  (the other end vanished; or a fault of ours, which ends no other stream)
             self._log.write("connection-broken", call="connect", kind=type(error).__name__)
 

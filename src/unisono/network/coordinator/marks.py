@@ -39,6 +39,7 @@ class Marks:
         self._restored = restored
         self._rolled_back = rolled_back
         self._known: dict[str, Mark] = {}
+        self._whose: dict[str, bytes] = {}
         self._fresh: set[str] = set()
         self._opened = 0
 
@@ -64,6 +65,11 @@ class Marks:
     def arrived(self, site: str, hello: Hello) -> Mark | None:
         """A site says hello. What was remembered of it; `NetworkError` (``rolled-back``) if it went back. One that says that it was
         restored is taken as another memory, once."""
+        identity = self._identity(site)
+        if self._whose.get(site) != identity:  # it joined anew
+            self._known.pop(site, None)
+            self._fresh.discard(site)
+            self._whose[site] = identity
         said = from_wire(hello, "mark")
         before = self._before(site)
         if said is not None:
@@ -84,7 +90,7 @@ class Marks:
         if site not in self._fresh:
             return
         try:
-            self._store.keep_mark(site, self._identity(site), self._known[site])
+            self._store.keep_mark(site, self._whose[site], self._known[site])
             self._fresh.discard(site)
         except StorageError as error:
             self._log.write("mark-not-kept", site=site, rule=error.rule)

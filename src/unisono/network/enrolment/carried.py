@@ -8,8 +8,9 @@ its operator's are asked for by nobody who is known yet: a person looks at those
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -34,7 +35,24 @@ class First(Message):
     hosts: tuple[Annotated[str, Field(max_length=253)], ...] = ()
 
 
-class Requests(Message):
+class Carried(Message):
+    """A file that goes to the authority's key, or comes back."""
+
+    @classmethod
+    def read(cls, content: bytes) -> Self:
+        """As `Message.read`; rule ``other-file`` if it is the one that goes the other way."""
+        try:
+            said = json.loads(content)
+        except (ValueError, RecursionError):
+            said = None
+        kind = said.get("unisono") if isinstance(said, dict) else None
+        other = _SWAPPED.get(kind) if isinstance(kind, str) and kind != cls.model_fields["unisono"].default else None
+        if other is not None:
+            raise refused(*other)
+        return super().read(content)
+
+
+class Requests(Carried):
     """There. authority: the SHA-256 of its certificate; renewals: the certificates that are to be followed by later ones."""
 
     unisono: Literal["authority-requests/1"] = "authority-requests/1"
@@ -58,7 +76,7 @@ class Turned(Message):
     remedy: str
 
 
-class Answers(Message):
+class Answers(Carried):
     """Back. invitations: certificates of tokens that were made where the key is, which the coordinator must know of."""
 
     unisono: Literal["authority-answers/1"] = "authority-answers/1"
@@ -68,6 +86,21 @@ class Answers(Message):
     renewals: tuple[Pem, ...] = ()
     invitations: tuple[Pem, ...] = ()
     refused: tuple[Turned, ...] = ()
+
+
+_SWAPPED = {
+    "authority-requests/1": (
+        "The file holds a coordinator's requests, which are to be signed, not what came back.",
+        "other-file",
+        "Where the authority's key is: unisono authority sign FILE. Its answers are what `unisono coordinator accept` takes.",
+    ),
+    "authority-answers/1": (
+        "The file holds what came from the authority's key, answers or an invitation, not a coordinator's requests.",
+        "other-file",
+        "At the coordinator: unisono coordinator accept FILE. What is signed is what `unisono coordinator pending` wrote.",
+    ),
+}
+"""What to say of a file that is taken for the other one."""
 
 
 def sign(requests: Requests, authority: Authority, now: datetime) -> Answers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
@@ -70,15 +70,35 @@ class Members(Store):
                     f"{name!r} cannot join as a {role} with this identity: the {known_role} {known!r} is a member, and one "
                     "name has one role and one identity.",
                     "identity-pinned",
-                    f"If {known!r} has truly made a new identity, verify that by telephone, remove the member, and invite it "
-                    "again.",
+                    f"If {known!r} has truly made a new identity, the operator verifies that by telephone, removes the old "
+                    f"member (unisono coordinator remove {known}), and invites it again.",
                 )
             if revoked is not None:
                 raise refused(
                     f"The {role} {name!r} was revoked.",
                     "member-revoked",
-                    "Remove the member before it is invited again.",
+                    f"If it is to come back, the operator removes it (unisono coordinator remove {name}), and invites it again.",
                 )
+
+    def may_be_invited(self, name: str, now: datetime) -> None:
+        """`EnrolmentError`, rule ``member-known`` or ``member-revoked``, if this name has nothing to join for. A member whose certificate
+        has expired joins again, with the keys that it has."""
+        member = next((known for known in self.all() if known.name == name), None)
+        if member is None:
+            return
+        newest = member.certified
+        if member.revoked is None and (newest is None or now >= newest + timedelta(days=pki.VALID_DAYS)):
+            return
+        again = f"If it is to join anew, with new keys, remove it first: unisono coordinator remove {name}"
+        if member.revoked is not None:
+            raise refused(
+                f"The {member.role} {name!r} was revoked: no token could be used.", "member-revoked", f"{again}."
+            )
+        raise refused(
+            f"{name!r} is a {member.role} of this federation already: no token could be used.",
+            "member-known",
+            f"Invite somebody else under another name. {again}.",
+        )
 
     def renewed(self, certificate: x509.Certificate, now: datetime) -> Member:
         """Another certificate for the same key of a member, as `Authority.renewed` makes it. `EnrolmentError` unless the
@@ -89,7 +109,7 @@ class Members(Store):
                 "SELECT 1 FROM certificates WHERE name = ? AND key = ? AND revoked IS NULL", (name, _key(certificate))
             ).fetchone()
             if found is None:
-                raise _not_a_member(name)
+                raise not_a_member(name)
             self._certify(db, certificate, name, now)
         return self.find(name)
 
@@ -115,14 +135,14 @@ class Members(Store):
         pki.check(peer, now, self.revoked(), roles)
         member = next((known for known in self.all() if known.name == peer.name), None)
         if member is None or member.role != peer.role or peer.fingerprint not in member.fingerprints:
-            raise _not_a_member(peer.name)
+            raise not_a_member(peer.name)
         return member
 
     def find(self, name: str) -> Member:
         """One member. `EnrolmentError`, rule ``member-unknown``, if there is none of that name."""
         member = next((known for known in self.all() if known.name == name), None)
         if member is None:
-            raise _not_a_member(name)
+            raise not_a_member(name)
         return member
 
     def all(self) -> tuple[Member, ...]:
@@ -174,7 +194,7 @@ class Members(Store):
                 (who, mark),
             ).fetchone()
             if known is None:
-                raise _not_a_member(who)
+                raise not_a_member(who)
             _revoke(db, [row[0] for row in marks], now)
             db.execute(
                 "UPDATE members SET revoked = ? WHERE revoked IS NULL AND name NOT IN"
@@ -203,7 +223,8 @@ def _key(certificate: x509.Certificate) -> str:
     return pki.key_mark(certificate.public_key())
 
 
-def _not_a_member(name: str) -> EnrolmentError:
+def not_a_member(name: str) -> EnrolmentError:
+    """Whom the list does not have."""
     return refused(
         f"{name[:80]!r} is no member of this federation, or not with this certificate.",
         "member-unknown",

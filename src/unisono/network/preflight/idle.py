@@ -110,18 +110,27 @@ async def _held_http2(trip: Trip, seconds: float) -> float | None:
     except (OSError, TimeoutError, NetworkError) as error:
         raise _Unfit(f"no connection could be held: {why(error)}") from error
     try:
-        return await _silent(h2.Connection(reader, writer), seconds)
+        return await _silent(trip, h2.Connection(reader, writer), seconds)
     finally:
         await hang_up(writer)
 
 
-async def _silent(connection: h2.Connection, seconds: float) -> float | None:
+def _no_certificate(trip: Trip) -> str:
+    """Why nothing could be held that shows no certificate of ours."""
+    if trip.target.credentials is None:
+        return "what answers hangs up on whoever shows no certificate: run again with the token"
+    if trip.trusted:
+        return "the coordinator did not answer, and hangs up on whoever shows no certificate"
+    return "the certificate that answered is not the coordinator's, so ours is not shown, and without it no connection is held"
+
+
+async def _silent(trip: Trip, connection: h2.Connection, seconds: float) -> float | None:
     try:
         async with asyncio.timeout(_AGAIN_S):
             await connection.begin()
             await connection.ping()
     except (h2.Ended, TimeoutError, ValueError) as error:
-        raise _Unfit("what answers hangs up on whoever shows no certificate: run again with the token") from error
+        raise _Unfit(_no_certificate(trip)) from error
     began = time.perf_counter()
     try:
         with contextlib.suppress(TimeoutError):

@@ -230,7 +230,7 @@ async def bandwidth(trip: Trip) -> Found:
     except (NetworkError, ProtocolError) as error:
         return Found(status="warn", found=f"it could not be measured: {error.what}", todo=error.remedy)
     seconds = _MODEL_BYTES * 8 / 1e6 / min(up, down)
-    said = f"up {up:.3g}, down {down:.3g} Mbit/s; a round trip takes {turn_s * 1000:.3g} ms"
+    said = f"up {_plainly(up)}, down {_plainly(down)} Mbit/s; a round trip takes {_plainly(turn_s * 1000)} ms"
     details: dict[str, Detail] = {
         "up_mbits": round(up, 3),
         "down_mbits": round(down, 3),
@@ -245,6 +245,11 @@ async def bandwidth(trip: Trip) -> Found:
         "that trains one.",
         details=details,
     )
+
+
+def _plainly(value: float) -> str:
+    """Three digits, or all before the point: people read no exponents."""
+    return f"{value:,.0f}" if value >= 100 else f"{max(value, 0.001):.3g}"
 
 
 async def _turn(trip: Trip) -> float:

@@ -107,6 +107,7 @@ def _judged(trip: Trip, found: x509.Certificate | None) -> Found:
 
 def _another(trip: Trip, found: x509.Certificate, coordinator: str, details: dict[str, Detail]) -> Found:
     """The certificate is not the authority's: another federation's, or an interceptor's."""
+    trip.stranger = "another federation" if coordinator else "the interceptor"
     if coordinator:
         return Found(
             status="fail",
@@ -196,7 +197,8 @@ async def http2(trip: Trip) -> Found:
             ask=f"Do not lower TLS to 1.2 on the way to {trip.target.address}.",
             details=details,
         )
-    return Found(status="ok", found="TLS 1.3, HTTP/2", details=details)
+    whose = f": with {trip.stranger}, and not with the coordinator" if trip.stranger else ""
+    return Found(status="ok", found=f"TLS 1.3, HTTP/2{whose}", details=details)
 
 
 def _read(raw: bytes) -> x509.Certificate | None:

@@ -46,6 +46,15 @@ class Target:
         return pki.fingerprint(pki.certificate_of(self.credentials.ca_pem)) if self.credentials else ""
 
     @property
+    def invites_a_site(self) -> bool:
+        """Whether this is the token of a site that is to join."""
+        return (
+            self.kind == "token"
+            and self.credentials is not None
+            and pki.peer_of(self.credentials.chain_pem).invites == "site"
+        )
+
+    @property
     def is_literal(self) -> bool:
         """Whether the host is an address already, and no name."""
         try:

@@ -44,7 +44,8 @@ class Greeting:
 @dataclass
 class Trip:
     """One preflight on its way. told: a proxy from --proxy; proxy: the one that is used; proxy_answer, seen and greeting: None
-    until they are known. reached: whether TCP to the coordinator works, directly or through the proxy."""
+    until they are known. reached: whether TCP to the coordinator works, directly or through the proxy.
+    stranger: who answered TLS, if that was not the coordinator; empty if it was, or nobody can know."""
 
     target: Target
     idle_s: float
@@ -57,6 +58,7 @@ class Trip:
     reached: bool = False
     seen: Seen | None = None
     trusted: bool = False
+    stranger: str = ""
     greeting: Greeting | None = None
 
 

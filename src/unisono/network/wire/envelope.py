@@ -13,6 +13,9 @@ from unisono.network.wire.unisono_pb2 import Packed
 from unisono.network.wire.version import PROTOCOL, same_protocol
 from unisono.version import VERSION
 
+RULE = "unisono-rule"
+"""The trailing metadata in which the coordinator names the rule by which it refused a connection."""
+
 
 def command(tree: Tree) -> Packed:
     """A command that is ready to be sent. `ProtocolError` for a tree that does not travel."""
