@@ -296,6 +296,22 @@ def test_a_file_that_a_kill_left_without_its_record_is_swept_and_its_name_used_a
     journal.close()
 
 
+def test_a_large_body_is_removed_only_when_its_record_has_let_go_of_it_on_the_disk(tmp_path: Path) -> None:
+    """A power cut that brought the record back would find its file gone."""
+    journal = Journal(tmp_path / "journal.db")
+    for step, body in ((0, LARGE), (1, {"words": np.zeros(3)})):
+        journal.write("pending", body, step=step)
+        journal.write("opened", {"words": np.zeros(3)}, step=step)
+        said: list[str] = []
+        journal._db.set_trace_callback(said.append)
+        journal.forget_pending(0, step)
+        journal._db.set_trace_callback(None)
+        waits = not any("synchronous=NORMAL" in line for line in said)
+        assert waits is (body is LARGE)
+    assert _bodies(tmp_path) == []
+    journal.close()
+
+
 def test_a_record_that_may_come_soon_is_there_after_the_next_one_and_after_a_kill(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db")
     journal.write("opened", {"words": np.zeros(3)}, step=0, soon=True)

@@ -53,8 +53,14 @@ class Bulk:
                     return memoryview(b"")
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
+    def held(self, names: Iterable[str]) -> list[str]:
+        """Those of them that are here."""
+        with storage(self.folder, self._what):
+            return [name for name in names if (self.folder / name).exists()]
+
     def drop(self, names: Iterable[str]) -> None:
-        """Remove these; whoever still looks into one may go on."""
+        """Remove these; whoever still looks into one may go on. Only when it is on the disk that nothing refers to them: a power cut
+        may keep this and take that back."""
         for name in names:
             with storage(self.folder / name, self._what):
                 (self.folder / name).unlink(missing_ok=True)

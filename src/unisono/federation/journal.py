@@ -176,9 +176,10 @@ class Journal:
         for at in range(0, len(seqs), _AT_ONCE):
             some = seqs[at : at + _AT_ONCE]
             marks = ",".join("?" * len(some))
-            with storage(self.path, "journal"), self._commits(soon=True):
+            files = self._bulk.held(map(_file, some))
+            with storage(self.path, "journal"), self._commits(soon=not files):
                 self._db.execute(f"UPDATE records SET body = NULL WHERE seq IN ({marks})", some)  # noqa: S608
-            self._bulk.drop(map(_file, some))
+            self._bulk.drop(files)
 
     @contextmanager
     def _commits(self, *, soon: bool) -> Iterator[None]:

@@ -21,11 +21,12 @@ from unisono.errors import EnrolmentError, NetworkError, ProtocolError, StorageE
 from unisono.federation.storage import storage, write_whole
 from unisono.federation.tree import Tree, unpack
 from unisono.network import folders, pki, renewing
-from unisono.network.agent.channel import CALL_S, SERVICE, Channel, grpc_, open_channel, said, send, trouble
+from unisono.network.agent.channel import CALL_S, SERVICE, Channel, open_channel, said, send, trouble
 from unisono.network.agent.folder import Settings
 from unisono.network.agent.join import ask, tls_key
 from unisono.network.coordinator.store import OPEN
 from unisono.network.enrolment.token import Token
+from unisono.network.library import grpc_
 from unisono.network.pki import Credentials
 from unisono.network.signing import StudySignature
 from unisono.network.wire.envelope import command

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,12 +192,14 @@ class SiteState:
         """The step is opened and stored at the coordinator, and so is every step before it: the vectors and the shares are of
         no more use. A power cut may take it back: then they are of no use a little longer."""
         before = "run = ? AND analysis = ? AND epoch = ? AND step <= ?"
-        with self._guard(), self._soon():
-            self._db.execute("BEGIN IMMEDIATE")
-            with self._db:
-                self._db.execute(f"UPDATE steps SET closed = 1, answer = NULL WHERE {before} AND closed = 0", key)  # noqa: S608
-                files = self._db.execute(f"DELETE FROM vectors WHERE {before} RETURNING file", key).fetchall()  # noqa: S608
-            self._bulk.drop(name for (name,) in files if name is not None)
+        with self._guard():
+            rows = self._db.execute(f"SELECT file FROM vectors WHERE {before} AND file IS NOT NULL", key).fetchall()  # noqa: S608
+            with nullcontext() if rows else self._soon():
+                self._db.execute("BEGIN IMMEDIATE")
+                with self._db:
+                    self._db.execute(f"UPDATE steps SET closed = 1, answer = NULL WHERE {before} AND closed = 0", key)  # noqa: S608
+                    self._db.execute(f"DELETE FROM vectors WHERE {before}", key)  # noqa: S608
+            self._bulk.drop(name for (name,) in rows)
 
     def drawing(self, run: str, epoch: int) -> tuple[str, bytes | None] | None:
         """The digest of the commitments of a run's graph, and its seed once it is known."""

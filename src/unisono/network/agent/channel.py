@@ -7,12 +7,12 @@ program raise it). Everything that gRPC says of a connection becomes a `NetworkE
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
-from unisono.errors import MissingExtra, NetworkError, ProtocolError, UnisonoError
+from unisono.errors import NetworkError, ProtocolError, UnisonoError
 from unisono.federation.tree import Tree, unpack
 from unisono.network.agent.text import plain
+from unisono.network.library import grpc_
 from unisono.network.pki import Credentials
 from unisono.network.wire.envelope import command
 from unisono.network.wire.parcel import MOST_CHUNK_BYTES
@@ -24,21 +24,6 @@ CALL_S = 30.0
 Channel = Any
 """A `grpc.aio.Channel`: the library is imported only where it is used."""
 _MAX_MESSAGE = MOST_CHUNK_BYTES + 64 * 1024
-
-
-def grpc_() -> Any:
-    """The gRPC library. `MissingExtra` if it is not installed."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines would stand between ours, with less in them
-    try:
-        import grpc
-        import grpc.aio
-    except ImportError as error:
-        raise MissingExtra(
-            "The network needs gRPC, which is not installed.",
-            rule="missing-extra",
-            remedy="Install it with: pip install 'unisono[network]'.",
-        ) from error
-    return grpc
 
 
 def open_channel(

@@ -19,9 +19,10 @@ from unisono.errors import NetworkError, ProtocolError, UnisonoError
 from unisono.federation.lineage import ROLLED_BACK
 from unisono.federation.tree import Tree, pack
 from unisono.network import pki
-from unisono.network.agent.channel import SERVICE, Channel, grpc_, open_channel, send, trouble
+from unisono.network.agent.channel import SERVICE, Channel, open_channel, send, trouble
 from unisono.network.agent.marks import Marks
 from unisono.network.agent.text import plain
+from unisono.network.library import grpc_
 from unisono.network.link import SiteEnd
 from unisono.network.log import Clock
 from unisono.network.marks import to_wire

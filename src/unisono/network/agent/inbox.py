@@ -4,19 +4,17 @@ which the serving agent and the steward's commands share; the decision that is w
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from unisono.errors import PermitError
 from unisono.federation.storage import is_new, storage
 from unisono.methods.registry import check as method_checks
 from unisono.network.agent.offer import Offer
+from unisono.network.database import Database
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
 from unisono.site.permit import Permit
@@ -105,58 +103,43 @@ _COLUMNS = tuple(field.name for field in fields(Entry))
 _ALL = "SELECT " + ", ".join(_COLUMNS) + " FROM studies "  # noqa: S608  (our own words)
 
 
-class Inbox:
-    """The file. Safe to use from several threads and processes."""
+class Inbox(Database):
+    """The file, for several processes: the agent and the steward's commands."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        with storage(path, "inbox"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-            path.chmod(0o600)
+    WHAT = "inbox"
+
+    def _open(self) -> None:
+        with self._guard():
+            self.path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-        try:
-            if is_new(self._db, path, "inbox", _VERSION):
-                with self._guard():
-                    self._db.executescript(f"{_SCHEMA} PRAGMA user_version={_VERSION};")
-        except BaseException:
-            self._db.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
+        if is_new(self._db, self.path, self.WHAT, _VERSION):
+            with self._guard():
+                self._db.executescript(f"{_SCHEMA} PRAGMA user_version={_VERSION};")
 
     def offer(self, offer: Offer, now: datetime) -> bool:
         """Keep an offer. True if it is new: another study, other sites, or submitted anew; it then waits for a decision. One
         that is here is left as it is, and its decision is told again. `PermitError` if too many wait."""
         digest, roster = offer.study.digest(), json.dumps(offer.roster.to_tree())
         values = (offer.study.id, offer.document, *_signed(offer), roster, offer.submitted, now.isoformat())
-        with self._guard():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                known = self._one(digest)
-                if known is not None and (known.roster, known.submitted) == (roster, offer.submitted):
-                    self._db.execute("UPDATE studies SET told = decision = 'open' WHERE digest = ?", (digest,))
-                    return False
-                waiting = self._db.execute("SELECT count(*) FROM studies WHERE decision = 'open'").fetchone()[0]
-                if known is None and waiting >= MOST_OPEN:
-                    raise PermitError(
-                        f"{waiting} studies wait for this site's data steward; no more are kept.",
-                        rule="inbox-full",
-                        remedy="Let the steward decide on some (`unisono site studies`), then submit again.",
-                    )
-                self._db.execute(
-                    "INSERT OR REPLACE INTO studies (digest, id, document, researcher, identity, signature, roster,"
-                    " submitted, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (digest, *values),
+        with self._change():
+            known = self._one(digest)
+            if known is not None and (known.roster, known.submitted) == (roster, offer.submitted):
+                self._db.execute("UPDATE studies SET told = decision = 'open' WHERE digest = ?", (digest,))
+                return False
+            waiting = self._db.execute("SELECT count(*) FROM studies WHERE decision = 'open'").fetchone()[0]
+            if known is None and waiting >= MOST_OPEN:
+                raise PermitError(
+                    f"{waiting} studies wait for this site's data steward; no more are kept.",
+                    rule="inbox-full",
+                    remedy="Let the steward decide on some (`unisono site studies`), then submit again.",
                 )
-                return True
-            finally:
-                self._db.execute("COMMIT")
+            self._db.execute(
+                "INSERT OR REPLACE INTO studies (digest, id, document, researcher, identity, signature, roster,"
+                " submitted, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (digest, *values),
+            )
+            return True
 
     def decide(self, digest: str, decision: Decision, now: datetime, *, why: str = "") -> None:
         """The steward's refusal or withdrawal; the coordinator is to be told. ``open`` takes an approval back that could not be
@@ -264,7 +247,7 @@ class Inbox:
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        with self._lock, storage(self.path, "inbox"):
+        with self._lock, storage(self.path, self.WHAT):
             yield
 
 

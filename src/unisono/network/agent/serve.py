@@ -21,7 +21,6 @@ from unisono.federation.tree import Tree
 from unisono.network import pki, renewing
 from unisono.network.agent import control
 from unisono.network.agent.about import about
-from unisono.network.agent.channel import grpc_
 from unisono.network.agent.dial import Line, Pace
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.inbox import Entry, Inbox
@@ -30,6 +29,7 @@ from unisono.network.agent.monitor import Answers, Monitor, Parts
 from unisono.network.agent.requests import Requests
 from unisono.network.agent.studies import MakeWorker, Studies, make_worker
 from unisono.network.clock import LaterClock
+from unisono.network.library import grpc_
 from unisono.network.link import SiteEnd
 from unisono.network.log import Clock, Listener, Log, both, nobody
 from unisono.network.monitoring.address import Loopback, chosen

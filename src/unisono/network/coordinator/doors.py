@@ -6,14 +6,13 @@ is a member's. Live streams are checked again with every heartbeat, and end at o
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from unisono.errors import MissingExtra, NetworkError, UnisonoError
+from unisono.errors import NetworkError, UnisonoError
 from unisono.federation.tree import Tree, pack
 from unisono.network import pki
 from unisono.network.coordinator.calls import Calls
@@ -22,6 +21,7 @@ from unisono.network.coordinator.marks import Marks
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.stream import Stream
 from unisono.network.enrolment.members import Members
+from unisono.network.library import grpc_
 from unisono.network.log import Log
 from unisono.network.pki import Peer, Role
 from unisono.network.preflight.service import Probes
@@ -34,21 +34,6 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
 SERVICE = "unisono.wire.v1.Coordinator"
-
-
-def grpc_() -> Any:
-    """The gRPC library. `MissingExtra` if it is not installed."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # strangers' handshakes would fill the terminal
-    try:
-        import grpc
-        import grpc.aio
-    except ImportError as error:
-        raise MissingExtra(
-            "The network needs gRPC, which is not installed.",
-            rule="missing-extra",
-            remedy="Install it with: pip install 'unisono[network]'.",
-        ) from error
-    return grpc
 
 
 class Doors:

@@ -18,7 +18,7 @@ from unisono.errors import NetworkError, UnisonoError
 from unisono.methods.registry import methods
 from unisono.network.coordinator.calls import Calls, Service, member_tree
 from unisono.network.coordinator.certificate import ServerCertificate
-from unisono.network.coordinator.doors import Doors, grpc_
+from unisono.network.coordinator.doors import Doors
 from unisono.network.coordinator.home import CoordinatorHome, Settings
 from unisono.network.coordinator.marks import Marks
 from unisono.network.coordinator.monitor import Monitor, Parts
@@ -28,6 +28,7 @@ from unisono.network.coordinator.studies import Studies, stopping
 from unisono.network.enrolment.invitations import Invitations
 from unisono.network.enrolment.members import Members
 from unisono.network.enrolment.renewals import Renewals
+from unisono.network.library import grpc_
 from unisono.network.link import Restarted
 from unisono.network.log import Listener as LogListener
 from unisono.network.log import Log, both, nobody

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +15,7 @@ from unisono.errors import StorageError, StudyError
 from unisono.federation import lineage
 from unisono.federation.lineage import Mark
 from unisono.federation.storage import begun, is_new, storage
+from unisono.network.database import Database
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
 from unisono.study.document import Study
@@ -31,7 +30,6 @@ OVER: tuple[State, ...] = ("finished", "refused", "cancelled", "withdrawn")
 Decision = Literal["approved", "refused", "withdrawn"]
 Kind = Literal["offer", "state", "result"]
 _VERSION = 1
-_PATIENCE_S = 0.5
 _SCHEMA = (
     "CREATE TABLE studies (digest TEXT PRIMARY KEY, id TEXT NOT NULL, document TEXT NOT NULL, signature TEXT NOT NULL,"
     " roster TEXT NOT NULL, submitted TEXT NOT NULL, state TEXT NOT NULL, why TEXT NOT NULL)",
@@ -86,24 +84,15 @@ class Delivery:
     kind: Kind
 
 
-class Store:
-    """The file, held by one process. Every change is on disk when the call returns. Safe to use from several threads."""
+class Store(Database):
+    """The file, held by one process. `StorageError` if another coordinator serves this folder; `JournalError` if it is damaged or was
+    emptied."""
 
-    def __init__(self, path: Path) -> None:
-        """`StorageError` if another coordinator serves this folder, or the file cannot be written; `JournalError` if it is
-        damaged or was emptied."""
-        self.path = path
-        self._lock = threading.RLock()
-        with storage(path, "store of studies"):
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE_S, check_same_thread=False)
-        try:
-            self._open()
-        except BaseException:
-            self._db.close()
-            raise
+    WHAT = "store of studies"
+    PATIENCE_S = 0.5
 
     def _open(self) -> None:
-        with storage(self.path, "store of studies"):
+        with storage(self.path, self.WHAT):
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
@@ -113,19 +102,14 @@ class Store:
                 raise
             self._db.execute("PRAGMA synchronous=FULL")
         with self._change() as db:
-            if is_new(db, self.path, "store of studies", _VERSION):
-                begun(self.path, "studies", "store of studies", empty=True)
+            if is_new(db, self.path, self.WHAT, _VERSION):
+                begun(self.path, "studies", self.WHAT, empty=True)
                 for table in _SCHEMA:
                     db.execute(table)
                 db.execute(f"PRAGMA user_version={_VERSION}")
             db.execute(_MARKS)
             lineage.keep(db, dict.fromkeys(("studies", "decisions"), ("INSERT", "UPDATE", "DELETE")))
-        begun(self.path, "studies", "store of studies", empty=False)
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
+        begun(self.path, "studies", self.WHAT, empty=False)
 
     # -- studies ------------------------------------------------------------------------------------------------------
 
@@ -266,22 +250,6 @@ class Store:
             with closing(sqlite3.connect(path)) as copy:
                 self._db.backup(copy)
         return path
-
-    @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing."""
-        with self._lock, storage(self.path, "store of studies"):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _rows(self, query: str, *values: Any) -> list[Any]:
-        with self._lock, storage(self.path, "store of studies"):
-            return self._db.execute(query, values).fetchall()
 
 
 def snapshot_of(path: Path) -> Path:

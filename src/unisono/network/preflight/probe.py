@@ -18,8 +18,9 @@ import numpy as np
 from unisono.errors import NetworkError, ProtocolError, UnisonoError
 from unisono.federation.tree import Tree, pack, unpack
 from unisono.network import pki
-from unisono.network.agent.channel import SERVICE, grpc_, open_channel, said, trouble
+from unisono.network.agent.channel import SERVICE, open_channel, said, trouble
 from unisono.network.agent.text import plain
+from unisono.network.library import grpc_
 from unisono.network.preflight.report import Detail, Found
 from unisono.network.preflight.service import PIECE_BYTES
 from unisono.network.preflight.trip import HEARTBEAT_S, Greeting, Trip
