@@ -250,14 +250,15 @@ class CohortFlow(Method[CohortSpec]):
             return 0, len(variable.levels)
         if isinstance(variable, BooleanVariable):
             return 0, 2
-        levels = int(np.floor(variable.max) - np.ceil(variable.min)) + 1
-        if variable.type != "integer" or levels > MOST_LEVELS:
-            raise MethodError(
-                f"{name!r} may have too many different values to fill its gaps with the commonest.",
-                rule="imputation",
-                remedy=f"Use `mean` or `complete-cases` for {name!r}.",
-            )
-        return int(np.ceil(variable.min)), levels
+        if isinstance(variable, NumberVariable) and variable.type == "integer":
+            levels = int(np.floor(variable.max) - np.ceil(variable.min)) + 1
+            if levels <= MOST_LEVELS:
+                return int(np.ceil(variable.min)), levels
+        raise MethodError(
+            f"{name!r} may have too many different values to fill its gaps with the commonest.",
+            rule="imputation",
+            remedy=f"Use `mean` or `complete-cases` for {name!r}.",
+        )
 
     @classmethod
     def result(cls, study: Study, analysis: str, estimates: dict[str, Any], **rest: Any) -> CohortResult:

@@ -17,7 +17,7 @@ from unisono.federation.contribution import Declaration, Facts
 from unisono.methods.cohort import CohortFlow, CohortSpec
 from unisono.methods.registry import build
 from unisono.protection.secagg.roster import Identity, Roster
-from unisono.study.document import BooleanVariable, NumberVariable, Study, Variable
+from unisono.study.document import BooleanVariable, ImageVariable, NumberVariable, Study, Variable
 
 VALID_DAYS = 90
 RUNS = 10
@@ -180,6 +180,8 @@ def check_facts(study: Study, facts: Facts) -> None:
 def _range(variable: Variable) -> tuple[float, float]:
     if isinstance(variable, NumberVariable):
         return variable.min, variable.max
+    if isinstance(variable, ImageVariable):
+        return 0.0, -1.0  # nothing fills a gap where a picture is missing
     return 0.0, 1.0 if isinstance(variable, BooleanVariable) else len(variable.levels) - 1.0
 
 

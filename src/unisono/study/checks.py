@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from unisono.errors import StudyError
 from unisono.study.cohort import derivation_order, fits, order_and_circle
-from unisono.study.document import CategoryVariable, NumberVariable, Study
+from unisono.study.document import CategoryVariable, ImageVariable, NumberVariable, Study
 from unisono.study.expressions import Expression
 from unisono.study.grid import grid_problems
 from unisono.study.problems import Path, Problem, did_you_mean
@@ -151,6 +151,8 @@ def _unfit(study: Study, rule: str, names: list[str], path: Path) -> list[Proble
         return []
     what = f"Missing values of {', '.join(unfit)} cannot be filled by the {rule}."
     remedy = "A mean is for numbers; a mode is for categories, booleans and integers. Write a rule for each variable."
+    if any(isinstance(study.variables[name], ImageVariable) for name in unfit):
+        remedy += " Nothing fills in for a picture: write `complete-cases` for images."
     return [Problem(path, what, "missing-rule", remedy)]
 
 

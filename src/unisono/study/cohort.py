@@ -93,7 +93,7 @@ def derive_and_count(table: Table, study: Study) -> tuple[Table, dict[str, int]]
     outside: dict[str, int] = {}
     for name in derivation_order(study):
         variable = study.variables[name]
-        sofar = Table(columns, table.n)
+        sofar = table.having(columns)
         if isinstance(variable, CategoryVariable):
             assert variable.derive is not None
             columns[name] = _cut(sofar, variable.derive)
@@ -103,7 +103,7 @@ def derive_and_count(table: Table, study: Study) -> tuple[Table, dict[str, int]]
         if isinstance(variable, NumberVariable):
             values, outside[name] = _within(values, variable)
         columns[name] = values
-    return Table(columns, table.n), outside
+    return table.having(columns), outside
 
 
 def derivation_order(study: Study) -> list[str]:
@@ -179,11 +179,11 @@ def _fill(table: Table, filled: Mapping[str, float]) -> Table:
     columns = dict(table.columns)
     for name, value in filled.items():
         columns[name] = np.where(np.isnan(columns[name]), value, columns[name])
-    return Table(columns, table.n)
+    return table.having(columns)
 
 
 def fits(rule: str, variable: Variable) -> bool:
-    """Whether this rule may fill this variable: a mean is for numbers, a mode for what has few values."""
+    """Whether this rule may fill this variable: a mean is for numbers, a mode for what has few values, neither for images."""
     if rule == "mean":
         return isinstance(variable, NumberVariable)
     if rule == "mode":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -104,7 +104,66 @@ class CategoryVariable(Strict):
         return self
 
 
-Variable = Annotated[NumberVariable | BooleanVariable | CategoryVariable, Field(discriminator="type")]
+class Intensity(Strict):
+    """Which of a picture's values become 0 and 1; what is beyond becomes 0 or 1, and a picture of one value becomes 0.
+
+    `window`: these values, in the file's own quantity (grey levels of a PNG, Hounsfield units of a CT after its rescale slope).
+    `percentiles`: of each picture's own values, for quantities without a unit, such as MRI.
+    """
+
+    window: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    percentiles: list[Annotated[float, Field(ge=0, le=100)]] | None = Field(default=None, min_length=2, max_length=2)
+
+    @model_validator(mode="after")
+    def _one(self) -> Intensity:
+        if (self.window is None) == (self.percentiles is None):
+            raise ValueError("say one of 'window' and 'percentiles', as in {window: [0, 255]}")
+        low, high = self.window or self.percentiles or [0.0, 0.0]
+        if not low < high:
+            raise ValueError(f"the first value ({low:g}) must be below the second ({high:g})")
+        return self
+
+
+class Slice(Strict):
+    """One plane of a volume, `at` a fraction of the way through it: 0 is the lowest (axial), hindmost (coronal) or leftmost
+    (sagittal), 1 the highest, foremost or rightmost; a fraction, because hospitals' volumes differ in how many planes they have."""
+
+    plane: Literal["axial", "coronal", "sagittal"]
+    at: float = Field(default=0.5, ge=0, le=1)
+
+
+LARGEST_SIDE = 1024
+"""Pixels, of an image after resampling."""
+
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+
+
+class ImageVariable(Strict):
+    """A picture of each patient, as float32 within [0, 1] of shape (channels, height, width).
+
+    `size` is [height, width] in pixels after resampling. `slice` chooses a plane where a file is a volume, `frame` (from 1) one of
+    a DICOM file of several, or of a NIfTI file's fourth dimension; without them such a file is refused.
+    """
+
+    derive: ClassVar[None] = None
+
+    type: Literal["image"]
+    size: list[Side] = Field(min_length=2, max_length=2)
+    channels: Literal[1, 3] = 1
+    resample: Literal["linear", "nearest"] = "linear"
+    intensity: Intensity
+    slice: Slice | None = None
+    frame: int | None = Field(default=None, ge=1)
+    label: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        height, width = self.size
+        return self.channels, height, width
+
+
+Variable = Annotated[NumberVariable | BooleanVariable | CategoryVariable | ImageVariable, Field(discriminator="type")]
 
 MissingRule = Literal["complete-cases", "mean", "mode"]
 

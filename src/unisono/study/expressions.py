@@ -19,7 +19,7 @@ from typing import Literal, NoReturn
 import numpy as np
 
 from unisono.errors import StudyError
-from unisono.study.document import BooleanVariable, CategoryVariable, Variable
+from unisono.study.document import BooleanVariable, CategoryVariable, ImageVariable, Variable
 from unisono.study.problems import did_you_mean
 from unisono.study.table import Column, Table
 
@@ -180,7 +180,7 @@ class _Parser:
             return _fixed("number", float(value))
         raise self._refusal(node, "This constant is no number or level.", "expression-syntax", _HELP)
 
-    def _name(self, node: ast.Name) -> _Typed:
+    def _name(self, node: ast.Name, known: bool = False) -> _Typed:
         name = node.id
         if name not in self.variables:
             if name in ("true", "false"):
@@ -191,6 +191,13 @@ class _Parser:
             raise self._refusal(node, f"There is no variable {name!r} in this study.", "known-variables", remedy)
         self.used[name] = None
         variable = self.variables[name]
+        if isinstance(variable, ImageVariable) and not known:
+            raise self._refusal(
+                node,
+                f"{name!r} is an image, which no rule can compute with",
+                "expression-type",
+                f"Ask only whether there is one: known({name}).",
+            )
         if isinstance(variable, CategoryVariable):
             return _Typed("category", lambda table: table[name], levels=tuple(variable.levels), text=name)
         return _Typed(
@@ -250,7 +257,7 @@ class _Parser:
         """Whether a variable has a value: never unknown itself."""
         if node.keywords or len(node.args) != 1 or not isinstance(node.args[0], ast.Name):
             raise self._refusal(node, "known takes one variable.", "expression-syntax", "Write known(age).")
-        part = self._name(node.args[0])
+        part = self._name(node.args[0], known=True)
         return _Typed("boolean", lambda table: (~np.isnan(part.run(table))).astype(np.float64))
 
     def _compare(self, node: ast.Compare, depth: int) -> _Typed:

@@ -178,11 +178,13 @@ def _checked(value: Any, path: Path) -> Any:
 def _plain(study: Study) -> dict[str, Any]:
     """Every default written out, but not the optional keys of variables that are not there."""
     document: dict[str, Any] = canonical(study.model_dump(mode="json"))
-    document["variables"] = {
-        name: {key: value for key, value in variable.items() if value is not None}
-        for name, variable in document["variables"].items()
-    }
+    document["variables"] = _said(document["variables"])
     return document
+
+
+def _said(value: Any) -> Any:
+    """Without keys that are not there."""
+    return {key: _said(item) for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 class _Dumper(yaml.SafeDumper):
