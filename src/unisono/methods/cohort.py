@@ -80,7 +80,7 @@ class CohortFlow(Method[CohortSpec]):
         return tuple(found)
 
     def prepare(self, table: Table) -> Table:
-        return table
+        return Table(table.columns, table.n)  # of images it counts whether they are there
 
     # -- what leaves a site -------------------------------------------------------------------------------------------
 

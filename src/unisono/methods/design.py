@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisono.methods.wording import say_list, say_one
-from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study
+from unisono.study.document import BooleanVariable, CategoryVariable, ImageVariable, NumberVariable, Study
 from unisono.study.problems import Path, Problem
 from unisono.study.table import Table
 
@@ -137,13 +137,15 @@ def say_adjusted(study: Study, covariates: list[str]) -> str:
 
 
 def covariate_problems(study: Study, covariates: list[str], path: Path = ("covariates",)) -> list[Problem]:
-    """Unknown variables, and terms that are there twice."""
+    """Unknown variables, images, and terms that are there twice."""
     found: list[Problem] = []
     seen: dict[frozenset[str], str] = {}
     for i, term in enumerate(covariates):
         parts = [name.strip() for name in term.split(":")]
         unknown = [name for name in parts if name not in study.variables]
         found += [unknown_variable((*path, i), name, study) for name in unknown]
+        images = [name for name in parts if isinstance(study.variables.get(name), ImageVariable)]
+        found += [image_problem((*path, i), name, "a covariate") for name in images]
         key = frozenset(parts)
         if key in seen or len(key) != len(parts):
             found.append(
@@ -163,6 +165,14 @@ def unknown_variable(path: Path, name: str, study: Study) -> Problem:
     near = get_close_matches(name, list(study.variables), 1)
     remedy = f"Did you mean {near[0]!r}?" if near else f"The study's variables are {', '.join(study.variables)}."
     return Problem(path, f"There is no variable {name!r} in this study.", "known-variables", remedy)
+
+
+def image_problem(path: Path, name: str, use: str) -> Problem:
+    """The problem that an image stands where a statistical method needs a number or groups."""
+    remedy = (
+        "Name a number, category or boolean; a model that learns from images is trained (as with `method: fedavg`)."
+    )
+    return Problem(path, f"{name!r} is an image, which cannot be {use}.", "variable-type", remedy)
 
 
 def _columns(study: Study, term: str) -> list[Column]:

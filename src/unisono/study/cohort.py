@@ -57,15 +57,16 @@ def select(
     """
     keep = np.ones(table.n, np.bool_)
     flow = [table.n]
+    asked = table.only(list(variables))
     if rows != "all":
         for text in study.cohort.include:
             keep &= Expression.parse(text, study.variables).evaluate(table) == 1.0
             flow.append(int(np.count_nonzero(keep)))
-    chosen = table.only(list(variables)).rows(keep)
+    chosen = Table(asked.columns, table.n).rows(keep)  # images follow at the end, so that they are copied once at most
     gaps = {name: np.isnan(chosen[name]) for name in variables}
     missing = {name: int(np.count_nonzero(gap)) for name, gap in gaps.items()}
     if rows != "cohort":
-        return Selection(chosen, keep, tuple(flow), missing)
+        return Selection(_pictured(chosen, asked, keep), keep, tuple(flow), missing)
 
     complete = np.ones(chosen.n, np.bool_)
     filled: dict[str, float] = {}
@@ -78,7 +79,13 @@ def select(
     if not complete.all():
         keep[keep] = complete
     flow.append(chosen.n)
-    return Selection(chosen, keep, tuple(flow), missing)
+    return Selection(_pictured(chosen, asked, keep), keep, tuple(flow), missing)
+
+
+def _pictured(chosen: Table, asked: Table, keep: NDArray[np.bool_]) -> Table:
+    """`chosen` with the images of the rows that are kept of `asked`."""
+    images = asked.images if keep.all() else {name: images[keep] for name, images in asked.images.items()}
+    return Table(chosen.columns, chosen.n, images)
 
 
 def derive(table: Table, study: Study) -> Table:

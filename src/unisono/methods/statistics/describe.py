@@ -16,12 +16,12 @@ from pydantic import Field
 
 from unisono.federation.contribution import Declaration, Facts, contribution
 from unisono.methods.base import Method, PlannedAsk, Spec
-from unisono.methods.design import unknown_variable
+from unisono.methods.design import image_problem, unknown_variable
 from unisono.methods.registry import method
 from unisono.methods.statistics.describe_result import DescribeResult
 from unisono.methods.statistics.suppression import hide_cells, hide_groups, hide_values
 from unisono.protection.leaves import Leaf, count, moment
-from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study
+from unisono.study.document import BooleanVariable, CategoryVariable, ImageVariable, NumberVariable, Study
 from unisono.study.problems import Problem
 from unisono.study.table import Column, Table
 
@@ -42,7 +42,7 @@ WHOLE = 200
 
 
 class DescribeSpec(Spec):
-    """variables: those to describe (default: all of the study). by: a category or boolean whose levels are the columns.
+    """variables: those to describe (default: all of the study but its images). by: a category or boolean whose levels are the columns.
     bins: of a number's histogram over its declared range (an integer of at most 200 values has a bin for each).
     quantiles: to report, each strictly between 0 and 1."""
 
@@ -61,6 +61,8 @@ class DescribeSpec(Spec):
                 found.append(
                     Problem(("variables", i), f"{name!r} is there twice.", "distinct-variables", "Remove one.")
                 )
+            elif isinstance(study.variables[name], ImageVariable):
+                found.append(image_problem(("variables", i), name, "described in a table"))
         if self.by is not None and self.by not in study.variables:
             found.append(unknown_variable(("by",), self.by, study))
         elif self.by is not None and isinstance(study.variables[self.by], NumberVariable):
@@ -69,6 +71,8 @@ class DescribeSpec(Spec):
                 "Name a category or a boolean, or derive a category.",
             )
             found.append(Problem(("by",), what, "groups", remedy))
+        elif self.by is not None and isinstance(study.variables[self.by], ImageVariable):
+            found.append(image_problem(("by",), self.by, "groups"))
         if not self.described(study):
             what = "There is nothing to describe."
             found.append(Problem(("variables",), what, "described-variables", "Name a variable other than `by`."))
@@ -76,7 +80,8 @@ class DescribeSpec(Spec):
 
     def described(self, study: Study) -> tuple[str, ...]:
         """The variables of the table's rows."""
-        names = self.variables if self.variables is not None else list(study.variables)
+        described = [name for name, v in study.variables.items() if not isinstance(v, ImageVariable)]
+        names = self.variables if self.variables is not None else described
         return tuple(name for name in names if name != self.by)
 
 

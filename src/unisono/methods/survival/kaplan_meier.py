@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unisono.errors import MethodError
 from unisono.federation.contribution import Declaration, Facts, contribution
 from unisono.methods.base import Method, PlannedAsk
-from unisono.methods.design import unknown_variable
+from unisono.methods.design import image_problem, unknown_variable
 from unisono.methods.registry import method
 from unisono.methods.survival.follow_up import Axis, Flags, Index, SurvivalSpec
 from unisono.methods.survival.kaplan_meier_result import KaplanMeierResult
@@ -24,7 +24,7 @@ from unisono.methods.survival.released import Counts, round_positions, shown
 from unisono.methods.wording import say_list
 from unisono.protection.disclosure import blank_cells
 from unisono.protection.leaves import curve
-from unisono.study.document import BooleanVariable, CategoryVariable, Name, Study
+from unisono.study.document import BooleanVariable, CategoryVariable, ImageVariable, Name, Study
 from unisono.study.problems import Problem
 from unisono.study.table import Table
 
@@ -44,6 +44,8 @@ class KaplanMeierSpec(SurvivalSpec):
         found = super().problems(study)
         if self.by is not None and self.by not in study.variables:
             found.append(unknown_variable(("by",), self.by, study))
+        elif self.by is not None and isinstance(study.variables[self.by], ImageVariable):
+            found.append(image_problem(("by",), self.by, "groups"))
         elif self.by is not None and not isinstance(study.variables[self.by], CategoryVariable | BooleanVariable):
             found.append(
                 Problem(
