@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -27,6 +30,7 @@ from unisono.network.agent.join import join
 from unisono.network.agent.serve import Options, serve
 from unisono.network.agent.steward import Desk
 from unisono.network.coordinator.service import Coordinator
+from unisono.network.coordinator.store import Store
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Identity
 from unisono.site.permit import propose
@@ -378,6 +382,85 @@ def test_a_site_that_cannot_take_a_study_up_refuses_it_and_the_study_can_be_subm
             turin._answer = answer  # type: ignore[method-assign]
             assert await opened.submit(engine.study("table")) == digest
             await opened.until(digest, "finished")
+
+    asyncio.run(go())
+
+
+def test_a_study_that_is_submitted_again_is_there_after_every_change_so_that_a_courier_in_its_thread_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with net(tmp_path, dial=False) as opened:
+            digest = await opened.submit(engine.study("table"))
+            await ok(opened.port, opened.researcher, call="cancel", study=digest)
+            there: list[bool] = []
+            change = Store._change
+
+            @contextmanager
+            def watched_change(store: Store) -> Iterator[sqlite3.Connection]:
+                with change(store) as db:
+                    yield db
+                there.append(store.find(digest) is not None)
+
+            monkeypatch.setattr(Store, "_change", watched_change)
+            assert await opened.submit(engine.study("table")) == digest
+            assert there and all(there)
+            assert opened.coordinator.studies.trouble == ""
+
+    asyncio.run(go())
+
+
+def test_a_refusal_of_an_earlier_submission_that_comes_late_does_not_refuse_the_present_one(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with net(tmp_path) as opened:
+            turin = opened.sites["turin"]
+            answer, asked, go_on = turin._answer, asyncio.Event(), asyncio.Event()
+
+            async def late(tree: Any) -> Any:
+                if tree["to"] == "offer" and not asked.is_set():
+                    asked.set()
+                    await go_on.wait()
+                    raise StudyError("There is no method 'x' here.", rule="known-methods", remedy="Install it.")
+                return await answer(tree)
+
+            turin._answer = late  # type: ignore[method-assign]
+            digest = await opened.submit(engine.study("table"))
+            async with asyncio.timeout(30):
+                await asked.wait()
+            await ok(opened.port, opened.researcher, call="cancel", study=digest)
+            assert await opened.submit(engine.study("table")) == digest
+            go_on.set()
+            await opened.until(digest, "finished")
+            decided = [line for line in opened.log() if line["event"] == "study-decided"]
+            assert {line["decision"] for line in decided if line["site"] == "turin"} == {"approved"}
+
+    asyncio.run(go())
+
+
+def test_a_site_that_was_left_out_while_it_was_away_is_not_offered_the_study_when_it_is_back(tmp_path: Path) -> None:
+    async def go() -> None:
+        four = ("leiden", "madrid", "padua", "turin")
+        async with net(tmp_path, four, dial=False) as opened:
+            turin, others = opened.sites["turin"], [opened.sites[name] for name in four[:3]]
+            for client in others:
+                client.data = lambda _: engine.frame("padua")
+                client.start()
+            for client in others:
+                await client.until(lambda client=client: client.connections == 1)  # type: ignore[misc]
+            digest = await opened.submit(engine.study("table", participation={"quorum": 3}), four)
+            async with asyncio.timeout(60):
+                while (await opened.status(digest))["waiting_for"] != ["turin"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            for client in others:
+                client.approving = False  # so that it waits still when turin is back
+            await ok(opened.port, turin.credentials, call="refuse", study=digest, why="no legal basis")
+            turin.approving = False
+            turin.start()
+            await turin.until(lambda: turin.states == ["cancelled"])
+            assert turin.offers == {}
+            other = await opened.submit(engine.study("odds", id="other"), four)
+            await turin.until(lambda: other in turin.offers)
+            assert opened.coordinator.studies.trouble == ""
 
     asyncio.run(go())
 

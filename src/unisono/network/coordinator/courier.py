@@ -15,7 +15,7 @@ from unisono.methods.registry import versions_for
 from unisono.network.coordinator.home import CoordinatorHome
 from unisono.network.coordinator.running import result_files
 from unisono.network.coordinator.sites import Sites
-from unisono.network.coordinator.store import Delivery, Store
+from unisono.network.coordinator.store import Asked, Delivery, Store
 from unisono.network.link import Restarted
 
 _TRY_AGAIN_S = (1.0, 60.0)
@@ -78,11 +78,15 @@ class Courier:
 
     async def _told_one(self) -> bool:
         """Tell the site the first thing that it does not know; False if it knows everything."""
-        delivery = self._store.undelivered(self.site)
+        delivery, end = self._store.undelivered(self.site), self._sites.line(self.site).end
         if delivery is None:
             return False
-        await self._sites.line(self.site).end.online()
-        tree = await asyncio.to_thread(self._tree, delivery)
+        if not end.is_online:
+            await end.online()
+            return True  # looked up again: while the site was away, the study may have been submitted anew without it
+        asked = self._store.find(delivery.study)
+        assert asked is not None  # deliveries are of studies, and nothing else ran since this one was looked up
+        tree = await asyncio.to_thread(self._tree, delivery, asked)
         try:
             await self._sites.ask(self.site, tree)
         except Restarted:
@@ -90,14 +94,13 @@ class Courier:
         except StorageError:
             raise
         except UnisonoError as error:  # another telling would end no other way
-            self._refused(delivery, error)
+            if self._store.is_due(delivery):  # else it is about an earlier submission; this one is answered for itself
+                self._refused(delivery, error)
         self._store.delivered(delivery)
         self._told.set()
         return True
 
-    def _tree(self, delivery: Delivery) -> dict[str, Any]:
-        asked = self._store.find(delivery.study)
-        assert asked is not None  # deliveries are of studies
+    def _tree(self, delivery: Delivery, asked: Asked) -> dict[str, Any]:
         if delivery.kind == "offer":
             return {
                 "to": "offer",

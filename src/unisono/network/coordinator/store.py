@@ -113,24 +113,20 @@ class Store(Database):
 
     # -- studies ------------------------------------------------------------------------------------------------------
 
-    def submit(self, asked: Asked) -> None:
-        """A study that is new here, with an offer to every site of its roster."""
+    def submit(self, asked: Asked, without: tuple[str, ...] = ()) -> None:
+        """A study that is new here or submitted anew, with an offer to every site of its roster; what was decided on it before does
+        not count. without: sites that are not asked any more, and are to be told.
+
+        In one change: a courier, or a coordinator that is started again after a kill, must not find a study that is gone.
+        """
         with self._change() as db:
+            for table, column in (("studies", "digest"), ("decisions", "study"), ("deliveries", "study")):
+                db.execute(f"DELETE FROM {table} WHERE {column} = ?", (asked.digest,))  # noqa: S608
             values = (asked.digest, asked.id, asked.document, json.dumps(asked.signature.to_tree()))
             rest = (json.dumps(asked.roster.to_tree()), asked.submitted.isoformat(), asked.state, asked.why)
             db.execute(f"INSERT INTO studies ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", (*values, *rest))  # noqa: S608
             _deliver(db, asked.digest, asked.roster.sites, "offer")
-
-    def forget(self, digest: str) -> None:
-        """A study that is submitted anew: what was decided on it before does not count."""
-        with self._change() as db:
-            for table, column in (("studies", "digest"), ("decisions", "study"), ("deliveries", "study")):
-                db.execute(f"DELETE FROM {table} WHERE {column} = ?", (digest,))  # noqa: S608
-
-    def leave_out(self, digest: str, sites: tuple[str, ...]) -> None:
-        """These sites are not asked any more, and are to be told."""
-        with self._change() as db:
-            _deliver(db, digest, sites, "state")
+            _deliver(db, asked.digest, without, "state")
 
     def find(self, digest: str) -> Asked | None:
         """The study of that digest."""
@@ -196,6 +192,10 @@ class Store(Database):
     def owes(self, site: str, study: str) -> bool:
         """Whether there is something about a study that a site has not been told."""
         return bool(self._rows("SELECT 1 FROM deliveries WHERE site = ? AND study = ? LIMIT 1", site, study))
+
+    def is_due(self, delivery: Delivery) -> bool:
+        """Whether a site is still to be told this; False if something newer took its place, or the study was submitted anew."""
+        return bool(self._rows("SELECT 1 FROM deliveries WHERE seq = ?", delivery.seq))
 
     def delivered(self, delivery: Delivery) -> None:
         """The site has it; or refused it, which is as final."""

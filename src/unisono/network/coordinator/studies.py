@@ -129,13 +129,14 @@ class Studies:
             )
         return self._offered(Asked(digest, study.id, document, signature, roster, self._clock(), "waiting", ""), study)
 
-    def _offered(self, asked: Asked, study: Study) -> Asked:
-        """To every site of its roster, whatever they decided before."""
-        self.store.forget(asked.digest)
-        self.store.submit(asked)
+    def _offered(self, asked: Asked, study: Study, without: tuple[str, ...] = ()) -> Asked:
+        """To every site of its roster, whatever they decided before. without: sites that were asked until now, and are told so."""
+        self.store.submit(asked, without)
         self._deadlines.set(asked.digest, until(asked, study))
         by, sites = asked.signature.researcher, list(asked.roster.sites)
         self._log.write("study-submitted", study=asked.digest, id=asked.id, by=by, sites=sites)
+        for site in without:
+            self._courier(site).look()
         self._tell(asked)
         return asked
 
@@ -211,10 +212,8 @@ class Studies:
             except UnisonoError as error:
                 return self._end(asked, "cancelled", f"Without {missing}: {error.what}")
             self._log.write("study-fewer", study=asked.digest, without=list(found.missing))
-            again = self._offered(replace(asked, roster=fewer, submitted=self._clock(), state="waiting"), study)
-            self.store.leave_out(asked.digest, found.missing)
-            for site in found.missing:
-                self._courier(site).look()
+            fewer_asked = replace(asked, roster=fewer, submitted=self._clock(), state="waiting")
+            again = self._offered(fewer_asked, study, found.missing)
             return self._move(again, "waiting", f"Asked anew without {missing}, who did not approve it.")
         if found.next == "expired":
             return self._end(
