@@ -19,13 +19,14 @@ import numpy as np
 from unisono.site.data import columns
 from unisono.site.data.columns import Values
 from unisono.site.data.fitting_units import suggestion
+from unisono.site.data.image_files import Pictures, read_pictures
 from unisono.site.data.mapping import FixedDate, Mapping, VariableMapping
 from unisono.site.data.problems import ROWS_SHOWN, ColumnError, DataProblem, DataProblems, rows_text
 from unisono.site.data.readers import Raw
 from unisono.site.data.validation import Validation, VariableReport
 from unisono.study import units
 from unisono.study.cohort import derive_and_count, source_variables
-from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study, Variable
+from unisono.study.document import BooleanVariable, CategoryVariable, ImageVariable, NumberVariable, Study, Variable
 from unisono.study.grid import GridRule, grids
 from unisono.study.table import Table
 
@@ -35,10 +36,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Harmonised:
-    """A hospital's patients in the study's variables, derived ones included, and the report on how they came to be."""
+    """A hospital's patients in the study's variables, derived ones included, and the report on how they came to be.
+    pictures: of each image variable, SHA-256 (hex) over its files."""
 
     table: Table
     report: Validation
+    pictures: AnyMapping[str, str]
 
 
 def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised:
@@ -47,6 +50,7 @@ def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised
     Raises `DataProblems` (a `DataError`) with everything that is wrong with the data.
     """
     made: dict[str, Values] = {}
+    pictures: dict[str, Pictures] = {}
     reports: dict[str, VariableReport] = {}
     problems: list[DataProblem] = _absent(raw, mapping, study)
     rules = grids(study)
@@ -54,17 +58,23 @@ def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised
     for variable in source_variables(study):
         if variable in lost:
             continue
+        reading = _Reading.of(raw, mapping, variable)
         try:
-            made[variable], reports[variable] = _one(raw, mapping, study, variable, rules.get(variable))
+            if isinstance(declared := study.variables[variable], ImageVariable):
+                pictures[variable], reports[variable] = _pictures(reading, declared)
+                made[variable] = pictures[variable].content
+            else:
+                made[variable], reports[variable] = _one(reading, declared, rules.get(variable))
         except ColumnError as error:
-            problems.append(_problem(error, variable, mapping.entry(variable), raw))
+            problems += [_problem(e, variable, reading.entry, raw) for e in (error, *error.others)]
     if problems:
         raise DataProblems.of(problems, raw.name)
-    table, outside = derive_and_count(Table(made, raw.n), study)
+    images = {name: found.images for name, found in pictures.items()}
+    table, outside = derive_and_count(Table(made, raw.n, images), study)
     table = _derived(table, outside, study, rules, reports)
     ordered = {v: table[v] for v in study.variables}
     report = Validation(study.id, name, raw.name, raw.n, tuple(reports[v] for v in study.variables), raw.notes)
-    return Harmonised(Table(ordered, raw.n), report)
+    return Harmonised(table.having(ordered), report, {name: found.digest for name, found in pictures.items()})
 
 
 def _absent(raw: Raw, mapping: Mapping, study: Study) -> list[DataProblem]:
@@ -112,6 +122,13 @@ class _Reading:
     missing: frozenset[str]
     date_format: str | None
 
+    @staticmethod
+    def of(raw: Raw, mapping: Mapping, name: str) -> _Reading:
+        """By the mapping's entry of this variable, and what it says of the whole file."""
+        entry = mapping.entry(name)
+        missing = frozenset({*mapping.missing, *entry.missing} - set(entry.codes or ()))
+        return _Reading(raw, name, entry, missing, entry.date_format or mapping.date_format)
+
     @property
     def column(self) -> Any:
         """The Arrow column of a variable that has one."""
@@ -128,24 +145,34 @@ class _Reading:
             raise
 
 
-def _one(raw: Raw, mapping: Mapping, study: Study, name: str, rule: GridRule | None) -> tuple[Values, VariableReport]:
+def _one(reading: _Reading, variable: Variable, rule: GridRule | None) -> tuple[Values, VariableReport]:
     """One observed variable, and its report."""
-    variable, entry = study.variables[name], mapping.entry(name)
-    missing = frozenset({*mapping.missing, *entry.missing} - set(entry.codes or ()))
-    reading = _Reading(raw, name, entry, missing, entry.date_format or mapping.date_format)
+    name, entry = reading.name, reading.entry
     if isinstance(variable, NumberVariable):
         values, conversion = _number(reading, variable)
     else:
         values, conversion = _coded(reading, variable)
-    if np.isnan(values).all():
-        remedy = "Is this the right column, and are the codes under `missing` right?"
-        raise ColumnError("is empty: every value is missing", "some-values", remedy)
+    _some(values)
     unit = variable.unit if isinstance(variable, NumberVariable) else ""
     report = VariableReport(name, variable.type, unit, _source(entry, name), conversion, 0, 0)
     if isinstance(variable, NumberVariable):
         values, report = _within(values, report, entry, variable)
         values, report = _on_grid(values, report, rule)
     return values, _counted(values, report)
+
+
+def _pictures(reading: _Reading, variable: ImageVariable) -> tuple[Pictures, VariableReport]:
+    """One image variable, and its report."""
+    found = read_pictures(reading.column, reading.raw.folder, reading.missing, variable)
+    _some(found.content)
+    report = VariableReport(reading.name, variable.type, "", _source(reading.entry, reading.name), found.said, 0, 0)
+    return found, _counted(found.content, report)
+
+
+def _some(values: Values) -> None:
+    if np.isnan(values).all():
+        remedy = "Is this the right column, and are the codes under `missing` right?"
+        raise ColumnError("is empty: every value is missing", "some-values", remedy)
 
 
 def _counted(values: Values, report: VariableReport) -> VariableReport:
@@ -346,4 +373,4 @@ def _derived(
         )
         made[name], report = _on_grid(made[name], report, rules.get(name))
         reports[name] = _counted(made[name], report)
-    return Table(made, table.n)
+    return table.having(made)

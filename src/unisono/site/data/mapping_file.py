@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from unisono.errors import MappingError, StudyError
 from unisono.site.data.mapping import Mapping, VariableMapping
 from unisono.study import strict_yaml, units
-from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study, Variable
+from unisono.study.document import BooleanVariable, CategoryVariable, ImageVariable, NumberVariable, Study, Variable
 from unisono.study.problems import Path as ProblemPath
 from unisono.study.problems import Problem, did_you_mean, from_pydantic, nearest
 
@@ -168,6 +168,9 @@ def _unit_problems(here: ProblemPath, name: str, entry: VariableMapping, variabl
 
 def _code_problems(here: ProblemPath, name: str, entry: VariableMapping, variable: Variable) -> list[Problem]:
     problems = []
+    if isinstance(variable, ImageVariable) and entry.codes is not None:
+        what = f"codes are for numbers and categories, and {name!r} is an image: its column holds names of files."
+        return [Problem((*here, "codes"), what, "types", "Remove codes; list what means no picture under `missing`.")]
     for code, meaning in (entry.codes or {}).items():
         if meaning is None:
             continue

@@ -52,13 +52,14 @@ class ColumnError(Exception):
     """A column that cannot be read as its variable; `harmonise` makes it a `DataProblem`. Never leaves this package.
 
     what: goes on after "The column 'X' "; rows: positions (from 0) of the rows it is about, in order.
-    column: which column it is, where a variable is made of two.
+    column: which column it is, where a variable is made of two. others: further problems of the same column.
     """
 
     def __init__(self, what: str, rule: str, remedy: str, rows: NDArray[np.intp] | None = None) -> None:
         super().__init__(what)
         self.what, self.rule, self.remedy, self.rows = what, rule, remedy, rows
         self.column: str | None = None
+        self.others: tuple[ColumnError, ...] = ()
 
 
 def rows_text(numbers: Sequence[int], total: int) -> str:

@@ -21,6 +21,7 @@ LONGEST_CODE = 24
 
 DATE_FORMATS = (None, "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d")
 _SAMPLE = 2000
+_IMAGE_ENDINGS = (".png", ".dcm", ".dicom", ".nii", ".nii.gz")
 _ORDINARY = MISSING
 _WORDS_FOR_MISSING = frozenset(
     {"unknown", "unk", "missing", "nd", "n.d.", "na", "unbekannt", "fehlt", "k.a.", "ignoto", "manca", "onbekend", "desconocido", "inconnu", "?", "-"}
@@ -30,13 +31,14 @@ _WORDS_FOR_MISSING = frozenset(
 @dataclass(frozen=True)
 class Profile:
     """One column. values: (n,) if it is numbers; codes: those that may be shown, commonest first, if it is a code list.
+    An ``image`` column holds what look like names of images' files.
 
     rare: how many codes may not be shown. missing: words that seem to mean missing, beyond the ordinary ones.
     date_format: of a column of dates (None: ISO, or typed dates); ambiguous: day and month could be exchanged.
     """
 
     name: str
-    kind: Literal["number", "codes", "date", "text"]
+    kind: Literal["number", "codes", "date", "image", "text"]
     values: Values | None = None
     codes: tuple[str, ...] = ()
     rare: int = 0
@@ -52,6 +54,8 @@ def profile(raw: Raw, name: str) -> Profile:
     if kind == "date":
         return Profile(name, "date")
     codes, rare, missing = _code_list(column) if kind is not None else ((), 0, ())
+    if kind == "text" and _names_images(column, missing):
+        return Profile(name, "image", missing=missing)
     if kind == "text" and (found := _date_format(column)):
         return Profile(name, "date", date_format=found[0], ambiguous=found[1])
     values = _values(raw, column, missing) if kind in ("number", "text") else None
@@ -90,6 +94,13 @@ def _values(raw: Raw, column: Any, missing: tuple[str, ...]) -> Values | None:
     except ColumnError:
         return None
     return None if np.isnan(values).all() else values
+
+
+def _names_images(column: Any, missing: tuple[str, ...]) -> bool:
+    """Whether the first rows' text all ends like the name of an image's file."""
+    texts = columns.texts_of(column.slice(0, _SAMPLE)).to_pylist()
+    known = [t.casefold() for t in texts if t is not None and t not in _ORDINARY and t not in missing]
+    return bool(known) and all(t.endswith(_IMAGE_ENDINGS) for t in known)
 
 
 def _date_format(column: Any) -> tuple[str | None, bool] | None:

@@ -22,7 +22,7 @@ from unisono.site.data.readers import Raw
 from unisono.site.data.synonyms import concepts, fold, unit_of
 from unisono.study import units
 from unisono.study.cohort import source_variables
-from unisono.study.document import NumberVariable, Study, Variable
+from unisono.study.document import ImageVariable, NumberVariable, Study, Variable
 
 LEAST_SCORE = 0.5
 """Below this, a column's name says too little about the variable."""
@@ -55,7 +55,7 @@ def propose(raw: Raw, study: Study) -> Proposal:
         variable = study.variables[name]
         line = _entry(name, variable, chosen[name]) if name in chosen else _from_dates(name, variable, profiles)
         if line is None:
-            hint = _date_hint(variable, profiles)
+            hint = _image_hint(variable, profiles) or _date_hint(variable, profiles)
             lines.append(f"  # {name}: no column was found for it; add it by hand.{hint}")
             notes.append(f"No column was found for {name!r}.")
             continue
@@ -83,7 +83,7 @@ def propose(raw: Raw, study: Study) -> Proposal:
 
 
 def _assign(profiles: Sequence[Profile], study: Study) -> dict[str, Profile]:
-    """The best column for each variable, each column once, the surest pair first."""
+    """The best column for each variable, each column once, the surest pair first; an only image has the only column of images."""
     pairs = []
     for name in source_variables(study):
         variable = study.variables[name]
@@ -99,6 +99,10 @@ def _assign(profiles: Sequence[Profile], study: Study) -> dict[str, Profile]:
         if name not in chosen and position not in used:
             chosen[name] = profiles[position]
             used.add(position)
+    pictures = [name for name in source_variables(study) if isinstance(study.variables[name], ImageVariable)]
+    candidates = [candidate for candidate in profiles if candidate.kind == "image"]
+    if len(pictures) == len(candidates) == 1:
+        chosen[pictures[0]] = candidates[0]
     return chosen
 
 
@@ -125,6 +129,8 @@ def similarity(variable: str, label: str | None, column: str) -> float:
 
 def _fits(name: str, variable: Variable, candidate: Profile) -> float:
     """From 0 to 1, whether what is in the column could be this variable."""
+    if isinstance(variable, ImageVariable):
+        return 1.0 if candidate.kind == "image" else 0.0
     if isinstance(variable, NumberVariable):
         if candidate.values is None:
             return 0.0
@@ -142,10 +148,11 @@ def _fits(name: str, variable: Variable, candidate: Profile) -> float:
 def _entry(name: str, variable: Variable, found: Profile) -> _Line:
     line = _Line({"column": found.name})
     if similarity(name, variable.label, found.name) < 1.0:
-        line.checks.append("the column, found by its name")
+        found_by = "what is in it" if isinstance(variable, ImageVariable) else "its name"
+        line.checks.append(f"the column, found by {found_by}")
     if isinstance(variable, NumberVariable):
         _add_unit(line, variable, found)
-    else:
+    elif not isinstance(variable, ImageVariable):
         _add_codes(line, match_codes(name, variable, found.codes), found)
     if found.missing:
         line.entry["missing"] = [*_listed(line.entry.get("missing")), *found.missing]
@@ -210,6 +217,13 @@ def _from_dates(name: str, variable: Variable, profiles: Sequence[Profile]) -> _
     if birth.ambiguous and then.ambiguous:
         line.checks.append("which comes first in the dates, the day or the month")
     return line
+
+
+def _image_hint(variable: Variable, profiles: Sequence[Profile]) -> str:
+    names = [p.name for p in profiles if p.kind == "image"]
+    if not names or not isinstance(variable, ImageVariable):
+        return ""
+    return f" Names of images' files are in {_comment(', '.join(names[:6]))}."
 
 
 def _date_hint(variable: Variable, profiles: Sequence[Profile]) -> str:

@@ -50,7 +50,7 @@ class Raw:
 
     name: how messages call the source (``padua.csv``); file: what was said or sniffed about its format.
     names: every column there is; columns: those that were read, as Arrow arrays of length `n`.
-    path: of a CSV, to count rows in; None otherwise.
+    path: of a CSV, to count rows in; None otherwise. folder: of a file, in which the names of images are found.
     notes: what was sniffed, for the report.
     """
 
@@ -62,6 +62,7 @@ class Raw:
     file: FileFormat
     path: Path | None = None
     notes: tuple[str, ...] = ()
+    folder: Path | None = None
 
     @property
     def header_row(self) -> int | None:
@@ -194,7 +195,7 @@ def _csv(path: Path, size: int, file: FileFormat, wanted: Collection[str] | None
     columns = _pick(header, wanted)
     table = _parse(path, file, header, columns, name)
     _check_rows(table.num_rows, name)
-    return Raw(name, "csv", tuple(header), _columns(table), table.num_rows, file, path, tuple(notes))
+    return Raw(name, "csv", tuple(header), _columns(table), table.num_rows, file, path, tuple(notes), path.parent)
 
 
 def _sample(path: Path, file: FileFormat, name: str) -> tuple[str, str]:
@@ -341,7 +342,8 @@ def _parquet(path: Path, file: FileFormat, wanted: Collection[str] | None, name:
             rule="readable-file",
             remedy="The file may be damaged, encrypted or half copied; export it again.",
         ) from None
-    return Raw(name, "parquet", names, _columns(table), n, FileFormat(format="parquet", decimal=file.decimal))
+    file = FileFormat(format="parquet", decimal=file.decimal)
+    return Raw(name, "parquet", names, _columns(table), n, file, folder=path.parent)
 
 
 def _frame(frame: pd.DataFrame, file: FileFormat, wanted: Collection[str] | None, name: str) -> Raw:

@@ -2,6 +2,8 @@
 
 An edited file would make two rounds of one fit disagree, and would let the difference of two answers show one patient.
 So the file's bytes are digested when they are read, and a file that has changed since stops the study at this site.
+Images are decoded once into memory: what happens to their files later changes no answer, and stops the study when it is
+next taken up, because their digest is part of the snapshot's.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 from unisono.errors import DataError
 from unisono.site.data import mapping_file
-from unisono.site.data.harmonise import harmonise
+from unisono.site.data.harmonise import Harmonised, harmonise
 from unisono.site.data.mapping import Mapping
 from unisono.site.data.readers import Source, read
 from unisono.site.data.rows import row_hashes
@@ -46,10 +48,10 @@ class _Seal:
 class Snapshot:
     """A site's patients for one study, which cannot change under it.
 
-    table: read-only columns; report: what became of the data.
+    table: read-only columns and images; report: what became of the data.
     source_digest: SHA-256 (hex) of the file's bytes, or of a DataFrame's harmonised columns.
-    digest: SHA-256 (hex) of the source, the mapping, and the study's variables and grids: two snapshots with one digest
-        hold the same table.
+    digest: SHA-256 (hex) of the source, the files of images, the mapping, and the study's variables and grids: two snapshots
+        with one digest hold the same table.
     """
 
     table: Table
@@ -92,7 +94,7 @@ def freeze(source: Source, mapping: Any, study: Study, name: str) -> Snapshot:
         harmonised = harmonise(read(source, loaded.file, wanted), loaded, study, name)
         table = _frozen(harmonised.table, copy=True)
         source_digest = _digest_table(table)
-        return Snapshot(table, harmonised.report, source_digest, _digest(source_digest, loaded, study))
+        return Snapshot(table, harmonised.report, source_digest, _digest(source_digest, harmonised, loaded, study))
     path = Path(source).absolute()
     try:
         before = _stamp(path)
@@ -106,7 +108,7 @@ def freeze(source: Source, mapping: Any, study: Study, name: str) -> Snapshot:
         _frozen(harmonised.table, copy=False),
         harmonised.report,
         source_digest,
-        _digest(source_digest, loaded, study),
+        _digest(source_digest, harmonised, loaded, study),
         seal,
     )
     snapshot.unchanged()  # what was digested is what was read
@@ -137,13 +139,15 @@ def _changed(path: Path, what: str) -> DataError:
 
 
 def _frozen(table: Table, copy: bool) -> Table:
-    """Read-only columns; copied where someone else may hold the memory."""
+    """Read-only columns and images; columns are copied where someone else may hold the memory."""
     columns = {}
     for name, column in table.columns.items():
         kept = np.array(column, np.float64) if copy else np.ascontiguousarray(column, np.float64)
         kept.flags.writeable = False
         columns[name] = kept
-    return Table(columns, table.n)
+    for images in table.images.values():
+        images.flags.writeable = False
+    return table.having(columns)
 
 
 def _digest_table(table: Table) -> str:
@@ -157,11 +161,13 @@ def _digest_table(table: Table) -> str:
     return digest.hexdigest()
 
 
-def _digest(source: str, mapping: Mapping, study: Study) -> str:
-    parts = {
+def _digest(source: str, harmonised: Harmonised, mapping: Mapping, study: Study) -> str:
+    parts: dict[str, Any] = {
         "source": source,
         "mapping": mapping.digest(),
         "variables": {name: variable.model_dump(mode="json") for name, variable in study.variables.items()},
         "grids": {name: asdict(rule) for name, rule in grids(study).items()},
     }
+    if harmonised.pictures:  # studies without images have the digest that sites wrote down before there were any
+        parts["pictures"] = dict(harmonised.pictures)
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
