@@ -1,4 +1,5 @@
-"""`unisono simulate`: protocols put to the test on this computer, over many random schedules of faults and attacks."""
+"""`unisono simulate`: protocols put to the test on this computer, over many random schedules of faults and attacks; data split
+over simulated sites (`unisono.cli.simulate_partition`)."""
 
 from __future__ import annotations
 
@@ -17,13 +18,15 @@ from rich.table import Table
 
 from unisono.cli.console import errors as error_console
 from unisono.cli.console import out as console
+from unisono.cli.simulate_partition import partition
 from unisono.errors import StorageError, UnisonoError
 from unisono.simulation.run import play, play_all
 from unisono.simulation.tally import LEAST_P, Tally
 
 app = typer.Typer(
-    help="Put a protocol to the test: many random schedules of faults and attacks.\n\n"
-    "Begin with: unisono simulate secagg --sites 12 --schedules 2000 --seed 7",
+    help="Put a protocol to the test, or split data over simulated sites.\n\n"
+    "Begin with: unisono simulate secagg --sites 12 --schedules 2000 --seed 7\n\n"
+    "or: unisono simulate partition breast-cancer --label-skew 0.1 --out split",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -35,7 +38,10 @@ WIDE = 250
 
 @app.callback()
 def group() -> None:
-    """Put a protocol to the test: many random schedules of faults and attacks."""
+    """Put a protocol to the test, or split data over simulated sites."""
+
+
+app.command("partition")(partition)
 
 
 @app.command("secagg")
