@@ -1,0 +1,1 @@
+"""Networks by `kind`: what a study's ``model:`` names. Each file holds one architecture: its settings and its layers."""
