@@ -26,10 +26,10 @@ from tests.support.methods import READER, SIZE, Training, installed
 from unisono.engines.embedded.exchange import EmbeddedExchange
 from unisono.engines.embedded.run import Fault, Run
 from unisono.errors import PermitError, ProtocolError, UnisonoError
-from unisono.federation import attempts, rounds
+from unisono.federation import attempts, waiting
 from unisono.federation.ask import Ask
 from unisono.federation.events import Event
-from unisono.federation.exchange import Advertise, Deliver, Masked, Message, Phase, Revealed
+from unisono.federation.exchange import Advertise, Closes, Deliver, Masked, Message, Phase, Revealed
 from unisono.methods.base import PlannedAsk, Result
 from unisono.methods.registry import build, check
 from unisono.site.agent import Site
@@ -187,7 +187,7 @@ def test_random_faults_leave_a_fit_as_it_is(
     seed: int, undisturbed: dict[int, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threat, n = THREATS[seed % 2], 3 + seed // 2 % 2
-    monkeypatch.setattr(rounds, "STRAGGLERS_S", (0.0, 0.02)[seed // 4 % 2])
+    monkeypatch.setattr(waiting, "STRAGGLERS_S", (0.0, 0.02)[seed // 4 % 2])
     faults = schedule(f"exact {threat} {seed}", SITES[:n])
     assert finished(exact(threat), tmp_path, SITES[:n], faults) == undisturbed[n], faults
     every_site_unmasked_that_set_only(tmp_path, "odds")
@@ -198,7 +198,7 @@ def test_random_faults_leave_training_a_mean_of_those_who_were_in(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threat = THREATS[seed % 2]
-    monkeypatch.setattr(rounds, "STRAGGLERS_S", (0.0, 0.02)[seed // 2 % 2])
+    monkeypatch.setattr(waiting, "STRAGGLERS_S", (0.0, 0.02)[seed // 2 % 2])
     faults = schedule(f"partial {threat} {seed}", SITES)
     is_the_mean_of_those_who_were_in(tmp_path, finished(partial(threat), tmp_path, SITES, faults))
     every_site_unmasked_that_set_only(tmp_path, "a")
@@ -243,7 +243,7 @@ def test_a_site_that_missed_a_round_is_back_two_sums_later(tmp_path: Path) -> No
 
 
 def test_a_site_that_is_there_again_and_hangs_holds_no_sum_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "STRAGGLERS_S", 0.05)
+    monkeypatch.setattr(waiting, "STRAGGLERS_S", 0.05)
     faults = [
         Fault(ONE, "mask", "drop", occurrence=2, seconds=0.0),
         Fault(ONE, "advertise", "delay", occurrence=2, seconds=HANGING_S),
@@ -274,7 +274,7 @@ def test_two_links_that_flap_at_their_parts_and_then_at_their_keys_are_waited_fo
 def test_a_site_that_hangs_is_not_waited_for_once_there_are_enough(
     phase: Any, threat: str, when: Any, undisturbed: dict[int, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "STRAGGLERS_S", 0.05)
+    monkeypatch.setattr(waiting, "STRAGGLERS_S", 0.05)
     began = time.monotonic()
     hanging = Fault(ONE, phase, "delay", when, occurrence=3, seconds=HANGING_S)
     found = run(exact(threat), tmp_path, faults=[hanging])
@@ -385,7 +385,7 @@ def test_a_wrong_share_among_just_enough_answers_waits_for_the_one_that_is_late(
         return replace(found, shares=replace(found.shares, self_seeds={**seeds, "turin": flipped(seeds["turin"])}))
 
     sending(monkeypatch, alter)
-    monkeypatch.setattr(rounds, "STRAGGLERS_S", 0.05)
+    monkeypatch.setattr(waiting, "STRAGGLERS_S", 0.05)
     late = Fault("turin", "unmask", "delay", occurrence=4, seconds=2.0)
     found = run(exact(), tmp_path, faults=[late])
     assert estimates(found)["odds"] == undisturbed[4]
@@ -505,16 +505,16 @@ def test_a_refused_question_closes_nothing(tmp_path: Path) -> None:
         bench.opened(ask, close=False)
     second = bench.gradient()
     honest = bench.question(second, bench.setup(second), ONE)
-    refused(bench, ONE, replace(honest, closes=other.key), ProtocolError, "other-slot")
+    refused(bench, ONE, replace(honest, closes=Closes(other.key)), ProtocolError, "other-slot")
     extreme = bench.bare(bench.gradient(beta=(7e5, 0.0, 0.0)), ONE)
-    refused(bench, ONE, replace(extreme, closes=first.key), PermitError, "argument-limits")
+    refused(bench, ONE, replace(extreme, closes=Closes(first.key)), PermitError, "argument-limits")
     state = bench.sites[ONE].state
     for ask in (first, other):
         step = state.step(ask.key)
         assert step is not None
         assert not step.closed
         assert step.vector is not None
-    bench.send(ONE, replace(honest, closes=first.key))
+    bench.send(ONE, replace(honest, closes=Closes(first.key)))
     closed = [step is not None and step.closed for step in (state.step(first.key), state.step(other.key))]
     assert closed == [True, False]
     bench.close()
@@ -565,12 +565,12 @@ def test_the_first_of_several_failures_is_raised_and_no_other_is_printed(caplog:
         raise ValueError(error)
 
     with pytest.raises(ValueError, match="first"):
-        asyncio.run(rounds.until_enough({"a": ends(0.01, "first"), "b": ends(0.0, "second")}, None))
+        asyncio.run(waiting.until_enough({"a": ends(0.01, "first"), "b": ends(0.0, "second")}, None))
     gc.collect()
     assert caplog.records == []
 
 
 def test_who_is_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "STRAGGLERS_S", 0.02)
+    monkeypatch.setattr(waiting, "STRAGGLERS_S", 0.02)
     asked = {"a": asyncio.sleep(0.0), "b": asyncio.sleep(HANGING_S)}
-    assert asyncio.run(rounds.until_enough(asked, lambda: True)) == ("b",)
+    assert asyncio.run(waiting.until_enough(asked, lambda: True)) == ("b",)

@@ -97,14 +97,18 @@ def test_a_site_that_is_away_misses_what_is_told_and_the_run_goes_on(tmp_path: P
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("want", ["collect", "align"])
+@pytest.mark.parametrize(
+    ("want", "kind", "rule"),
+    [("collect", PermitError, "permit-contribution"), ("align", PolicyRefusal, "allowed-operations")],
+)
 def test_operations_that_show_one_part_are_refused_by_the_sites(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, want: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, want: str, kind: type[Exception], rule: str
 ) -> None:
+    """A simulation's policy allows `collect`; the permit allows this contribution as a part of sums alone."""
     monkeypatch.setattr(Curious, "want", want)
     error = run(asked("test-curious"), tmp_path).outcomes["a"].error
-    assert isinstance(error, PolicyRefusal)
-    assert error.rule == "allowed-operations"
+    assert isinstance(error, kind)
+    assert error.rule == rule  # type: ignore[attr-defined]
 
 
 def test_a_method_that_asks_more_often_than_it_planned_is_stopped_by_the_permit(

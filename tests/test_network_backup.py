@@ -351,9 +351,9 @@ def test_a_sites_count_goes_on_with_what_it_promises_and_a_welcome_that_knows_it
 class SlowWorker(LocalWorker):
     """Takes its time, so that a test can do something in the middle of a run."""
 
-    def contribution(self, ask: Ask) -> dict[str, Any]:
+    def contribution(self, ask: Ask, memory: Memory) -> Part:
         time.sleep(0.2)
-        return super().contribution(ask)
+        return super().contribution(ask, memory)
 
 
 def slow_worker(study: Study, dataset: datasets.Dataset, site: str, secret: bytes) -> LocalWorker:

@@ -28,6 +28,7 @@ from tests.support.network import SITES, Net, coordinator_home, now
 from tests.support.weather import CLEAR, Fate, Weather
 from unisono.cli.main import main
 from unisono.federation.ask import Ask
+from unisono.federation.contribution import Memory, Part
 from unisono.methods import registry
 from unisono.network.agent.datasets import Dataset
 from unisono.network.enrolment.token import Token
@@ -279,9 +280,9 @@ def test_a_large_update_goes_on_where_the_link_was_cut_and_is_computed_once(
     class Counting(LocalWorker):
         site = ""
 
-        def contribution(self, ask: Ask) -> dict[str, Any]:
+        def contribution(self, ask: Ask, memory: Memory) -> Part:
             computed[self.site] += ask.contribution == "line"
-            return super().contribution(ask)
+            return super().contribution(ask, memory)
 
     def counting(study: Study, dataset: Dataset, site: str, secret: bytes) -> Worker:
         worker = Counting(study, dataset.freeze(study, site), secret)

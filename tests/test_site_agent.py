@@ -25,7 +25,7 @@ from unisono.errors import (
 )
 from unisono.federation.ask import Ask
 from unisono.federation.contribution import Facts
-from unisono.federation.exchange import Advertise, Close, Mask, NewSlot, Plain, Share, SlotLost, Tell
+from unisono.federation.exchange import Advertise, Close, Closes, Mask, NewSlot, Plain, Share, SlotLost, Tell
 from unisono.protection.encoding import exact
 from unisono.protection.secagg.messages import KeyRoster, Unmask
 from unisono.site.policy import Policy
@@ -352,7 +352,7 @@ def test_what_is_given_in_the_clear_is_the_encoded_part_and_is_repeated(open_ben
     again = open_bench.send(ME, Plain(replace(ask, attempt=2)))
     assert first.dtype == exact.Word
     assert (first == again).all()
-    open_bench.send(ME, Close(ask.key))
+    open_bench.send(ME, Close(Closes(ask.key)))
     refused(open_bench, ME, Plain(replace(ask, attempt=3)), ProtocolError, "one-opening-per-step")
     refused(open_bench, ME, open_bench.bare(open_bench.totals()), ProtocolError, "study-protection")
     refused(open_bench, ME, keys_for(open_bench.totals()), ProtocolError, "study-protection")

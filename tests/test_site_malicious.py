@@ -17,7 +17,7 @@ from tests.support.bench import Bench, audit, refused
 from tests.support.methods import SIZE, installed
 from unisono.errors import ProtocolError
 from unisono.federation.ask import Ask
-from unisono.federation.exchange import Advertise, Agree, Close, Message, NewSlot, Reveal, Revealed, Share, SlotLost
+from unisono.federation.exchange import Advertise, Agree, Close, Closes, Message, NewSlot, Reveal, Revealed, Share, SlotLost
 from unisono.methods.registry import check
 from unisono.protection.secagg.aggregate import AggregatorSession
 from unisono.protection.secagg.messages import KeyRoster, Unmask, checksum_of
@@ -298,10 +298,10 @@ def test_a_closed_step_is_neither_agreed_to_nor_unmasked(bench: Watched, how: st
     given = bench.send(ME, Reveal(ask.key, request))
     assert bench.send(ME, Reveal(ask.key, request)) == given  # until then it is repeated
     if how == "message":
-        bench.send(ME, Close(ask.key))
+        bench.send(ME, Close(Closes(ask.key)))
     else:
         later = bench.gradient()
-        bench.send(ME, replace(bench.question(later, bench.setup(later), ME), closes=ask.key))
+        bench.send(ME, replace(bench.question(later, bench.setup(later), ME), closes=Closes(ask.key)))
     for message in (Agree(ask.key, request), Reveal(ask.key, request)):
         refused(bench, ME, message, ProtocolError, "one-opening-per-step")
         assert evidence(bench)["second"] == "leiden, madrid, padua, turin"
@@ -397,7 +397,7 @@ def test_yesterdays_request_opens_nothing_today(bench: Watched) -> None:
     refused(bench, ME, Agree(today.key, old), ProtocolError, "other-slot")
     bench.agreed(today, session)
     refused(bench, ME, Reveal(today.key, old), ProtocolError, "other-slot")
-    bench.send(ME, Close(today.key))
+    bench.send(ME, Close(Closes(today.key)))
     refused(bench, ME, Reveal(yesterday.key, old), ProtocolError, "one-opening-per-step")
 
 

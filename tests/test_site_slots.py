@@ -19,7 +19,7 @@ from unisono.engines.embedded.exchange import EmbeddedExchange
 from unisono.engines.embedded.run import Fault
 from unisono.errors import PermitError, PolicyRefusal, ProtocolError, UnisonoError
 from unisono.federation.ask import Ask, opened_tree
-from unisono.federation.exchange import Advertise, Close, Commit, Deliver, Masked, Message, NewSlot, Share, SlotLost
+from unisono.federation.exchange import Advertise, Close, Closes, Commit, Deliver, Masked, Message, NewSlot, Share, SlotLost
 from unisono.methods.registry import build, check
 from unisono.protection.encoding.codec import codec
 from unisono.protection.leaves import update_bound
@@ -115,7 +115,7 @@ def test_the_next_slots_keys_and_shares_ride_along_and_are_as_good_as_asked_for(
     assert (session.open() == bench.true_sum(first)).all()
     then = bench.session(following, second)
     for site in second.sites:
-        message = replace(bench.question(second, following, site), closes=first.key)
+        message = replace(bench.question(second, following, site), closes=Closes(first.key))
         then.collect_masked(bench.send(site, message).part)
     assert (bench.opened(second, then) == bench.true_sum(second)).all()
     refused(bench, ME, bench.bare(replace(first, attempt=2)), ProtocolError, "one-opening-per-step")
@@ -167,7 +167,7 @@ def test_closing_a_step_closes_all_before_it(bench: Bench) -> None:
     state = bench.sites[ME].state
     steps = [state.step(ask.key) for ask in (first, second)]
     assert all(step is not None and step.vector is not None and step.answer is not None for step in steps)
-    bench.send(ME, replace(bench.question(third, bench.setup(third), ME), closes=second.key))
+    bench.send(ME, replace(bench.question(third, bench.setup(third), ME), closes=Closes(second.key)))
     steps = [state.step(ask.key) for ask in (first, second)]
     assert all(step is not None and step.closed and step.vector is None and step.answer is None for step in steps)
     last = state.step(third.key)
@@ -344,7 +344,7 @@ def test_a_name_that_was_used_before_gets_other_keys(bench: Bench) -> None:
     ask = bench.totals()
     setup = bench.setup(ask)
     bench.send(ME, bench.question(ask, setup, ME))
-    bench.send(ME, Close(ask.key))
+    bench.send(ME, Close(Closes(ask.key)))
     again = bench.send(ME, Advertise(ask.circle, NewSlot(setup.slot)))
     assert again.mask_key != setup.advertised[ME].mask_key
     # Boxes that were sealed for the old keys are of no use under the new ones.

@@ -26,6 +26,7 @@ from tests.support import engine, lung
 from unisono.engines.embedded import run as embedded
 from unisono.errors import DataError, MappingError, UnisonoError, WorkerError
 from unisono.federation.ask import Ask
+from unisono.federation.contribution import Memory
 from unisono.federation.contribution import Facts
 from unisono.federation.tree import pack
 from unisono.methods import registry
@@ -251,16 +252,16 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Ask]]:
         def cohort(self, ask: Ask) -> Any:
             return self._noted("cohort", ask)
 
-        def contribution(self, ask: Ask) -> Any:
-            return self._noted("contribution", ask)
+        def contribution(self, ask: Ask, memory: Memory) -> Any:
+            return self._noted("contribution", ask, memory)
 
-        def receipt(self, ask: Ask) -> Any:
-            return self._noted("receipt", ask)
+        def receipt(self, ask: Ask, memory: Memory) -> Any:
+            return self._noted("receipt", ask, memory)
 
-        def _noted(self, what: str, ask: Ask) -> Any:
+        def _noted(self, what: str, ask: Ask, *memory: Memory) -> Any:
             if self.snapshot.report.site == ME:
                 found.append((what, ask))
-            return getattr(super(), what)(ask)
+            return getattr(super(), what)(ask, *memory)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "LocalWorker", Noting)
@@ -279,19 +280,21 @@ def test_a_process_answers_all_four_analyses_bit_for_bit_and_stays_warm_and_is_r
         first, folder = worker.pid, Path(worker._running._folder)  # type: ignore[union-attr]
         assert {what for what, _ in asked} == {"cohort", "contribution", "receipt"}
         for what, ask in asked:
-            expected, got = getattr(local, what)(ask), getattr(worker, what)(ask)
+            given = (ask,) if what == "cohort" else (ask, {})
+            expected, got = getattr(local, what)(*given), getattr(worker, what)(*given)
             if what == "contribution":
-                same_trees(got, expected)
+                same_trees(got.tree, expected.tree)
+                assert got.memory is expected.memory is None
             elif what == "cohort":
                 assert got.n == expected.n
                 assert got.rows.tobytes() == expected.rows.tobytes()
             else:
-                assert json.dumps(got) == json.dumps(expected)
+                assert json.dumps(got.sheet) == json.dumps(expected.sheet)
         assert worker.digest() == local.digest()
         assert worker.pid == first  # one process for all of it
         killed(first)
         ask = next(ask for what, ask in asked if what == "contribution")
-        same_trees(worker.contribution(ask), local.contribution(ask))
+        same_trees(worker.contribution(ask, {}).tree, local.contribution(ask, {}).tree)
         assert worker.pid != first
         assert gone(first)
         second = worker.pid
@@ -337,42 +340,42 @@ def test_a_method_s_errors_are_those_it_gives_without_a_process(bad: ProcessWork
     pids = set()
     for ask in (told("method-error", 1), told("bug", 1), told("change", zeros), told(1, 2, 3)):
         with pytest.raises(UnisonoError) as local:
-            here.contribution(ask)
+            here.contribution(ask, {}).tree
         with pytest.raises(UnisonoError) as process:
-            bad.contribution(ask)
+            bad.contribution(ask, {}).tree
         assert (type(process.value), process.value.to_dict()) == (type(local.value), local.value.to_dict())
         assert "patient" not in str(process.value)
         pids.add(bad.pid)
     assert len(pids) == 1
-    refused(lambda: bad.contribution(told("text", 1)), "declared-shape", DataError)
-    refused(lambda: bad.contribution(told("go", 1, name="nothing")), "worker-fault")
-    same_trees(bad.contribution(told("go", 5)), here.contribution(told("go", 5)))
+    refused(lambda: bad.contribution(told("text", 1), {}).tree, "declared-shape", DataError)
+    refused(lambda: bad.contribution(told("go", 1, name="nothing"), {}).tree, "worker-fault")
+    same_trees(bad.contribution(told("go", 5), {}).tree, here.contribution(told("go", 5), {}).tree)
 
 
 def test_large_arrays_go_through_shared_memory_and_are_the_agent_s_own(bad: ProcessWorker, here: LocalWorker) -> None:
     large = 1_000_000
-    got = bad.contribution(told("go", large))
-    same_trees(got, here.contribution(told("go", large)))
+    got = bad.contribution(told("go", large), {}).tree
+    same_trees(got, here.contribution(told("go", large), {}).tree)
     assert got["x"].flags.writeable
-    again = bad.contribution(told("stop", large))
+    again = bad.contribution(told("stop", large), {}).tree
     got["x"][:] = 0.0
-    same_trees(again, here.contribution(told("go", large)))
-    refused(lambda: bad.contribution(told("go", LIMITS.result_bytes // 8 + 1)), "worker-limits")
-    refused(lambda: bad.contribution(told("echo", np.zeros(LIMITS.result_bytes // 8 + 1))), "worker-limits")
+    same_trees(again, here.contribution(told("go", large), {}).tree)
+    refused(lambda: bad.contribution(told("go", LIMITS.result_bytes // 8 + 1), {}).tree, "worker-limits")
+    refused(lambda: bad.contribution(told("echo", np.zeros(LIMITS.result_bytes // 8 + 1)), {}).tree, "worker-limits")
     sent = np.random.default_rng(1).normal(size=(1000, 1000)).T  # not as it lies in memory
-    assert np.array_equal(bad.contribution(told("echo", sent))["x"], sent)
+    assert np.array_equal(bad.contribution(told("echo", sent), {}).tree["x"], sent)
 
 
 def test_a_receipt_gets_an_opened_sum_as_the_type_it_was_declared_with(
     bad: ProcessWorker, here: LocalWorker, installed: type[Any]
 ) -> None:
     ask = told(installed(np.asarray(12.5)), name="read", operation="tell")
-    assert bad.receipt(ask) == here.receipt(ask)
-    assert bad.receipt(ask)["kind"] == "Total"
+    assert bad.receipt(ask, {}).sheet == here.receipt(ask, {}).sheet
+    assert bad.receipt(ask, {}).sheet["kind"] == "Total"
 
 
 def test_a_process_knows_no_keys_and_has_an_empty_folder_and_limits(bad: ProcessWorker) -> None:
-    seen = bad.receipt(told(name="look", operation="tell"))
+    seen = bad.receipt(told(name="look", operation="tell"), {}).sheet
     assert set(seen["environment"]) <= {
         *running._KEPT, *running._THREADS, "HOME", "TMPDIR", "LANG", "LC_CTYPE", "PYTHONHASHSEED", "PYTHONPATH",
         "MALLOC_ARENA_MAX", "ARROW_DEFAULT_MEMORY_POOL",
@@ -405,7 +408,7 @@ def test_a_process_that_exits_or_takes_too_much_is_replaced_and_the_agent_lives(
     for ask, rule, words in faults:
         bad.start()
         pid = bad.pid
-        error = refused(lambda ask=ask: bad.contribution(ask), rule)  # type: ignore[misc]
+        error = refused(lambda ask=ask: bad.contribution(ask, {}).tree, rule)  # type: ignore[misc]
         assert words in error.what
         assert "patient" not in str(error)
         if words.startswith("exit"):
@@ -422,7 +425,7 @@ def test_closing_ends_a_request_in_the_middle_and_nothing_is_answered_afterwards
 
     def ask() -> None:
         with contextlib.suppress(AssertionError):
-            errors.append(refused(lambda: worker.contribution(told("spin", 1)), "worker-closed"))
+            errors.append(refused(lambda: worker.contribution(told("spin", 1), {}).tree, "worker-closed"))
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -453,7 +456,7 @@ def test_a_process_ends_by_itself_when_the_agent_dies(data: Path, packages: Path
         worker = ProcessWorker(study, {str(data)!r}, None, "turin", bytes(32), None, (Path({str(packages)!r}),))
         worker.start()
         print(worker.pid, worker._running._folder, flush=True)
-        worker.contribution(Ask.from_tree(unpack(Path({str(tmp_path / "ask")!r}).read_bytes())))
+        worker.contribution(Ask.from_tree(unpack(Path({str(tmp_path / "ask")!r}).read_bytes())), {{}})
         """)
     )
     (tmp_path / "ask").write_bytes(pack(told("spin", 1).to_tree()))

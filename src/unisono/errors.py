@@ -91,6 +91,11 @@ class ProtocolError(UnisonoError):
     """The secure-aggregation protocol was not followed; the sum is not opened."""
 
 
+class Abstention(UnisonoError):
+    """A site has no part in this one sum, and says why: its update is not finite, its memory did not suffice. The sum goes on
+    without it where a sum over fewer sites is meant; it is asked again in the next."""
+
+
 class JournalError(UnisonoError):
     """The coordinator's journal is damaged, diverged, or belongs to another run."""
 

@@ -16,7 +16,7 @@ from tests.support import engine
 from unisono.errors import UnisonoError
 from unisono.federation.ask import Ask, leaves_of
 from unisono.federation.contribution import Facts
-from unisono.federation.exchange import Advertise, Agree, Close, Mask, Message, NewSlot, Reveal, Share
+from unisono.federation.exchange import Advertise, Agree, Close, Closes, Mask, Message, NewSlot, Reveal, Share
 from unisono.protection.encoding import exact
 from unisono.protection.encoding.codec import codec
 from unisono.protection.leaves import Leaf
@@ -58,7 +58,7 @@ class Bench:
         started: Sequence[str] | None = None,
     ) -> None:
         self.study = study or engine.study(ODDS)
-        self.policy = policy or Policy()
+        self.policy = policy or Policy(updates_threat="semi-honest")  # the protocol is tested under both
         self.alter = alter
         self.now = START
         self.run = secrets.token_hex(8)
@@ -210,13 +210,13 @@ class Bench:
         words = session.open()
         if close:
             for site in ask.sites:
-                self.send(site, Close(ask.key))
+                self.send(site, Close(Closes(ask.key)))
         return words
 
     def true_sum(self, ask: Ask) -> Words:
         """What the sites' parts of a sum of statistics add up to, from their data."""
         leaves = self.leaves(ask)
-        parts = [exact.encode(self.worker(site).contribution(ask), leaves) for site in ask.sites]
+        parts = [exact.encode(self.worker(site).contribution(ask, {}).tree, leaves) for site in ask.sites]
         total: Words = np.add.reduce(parts)
         return total
 

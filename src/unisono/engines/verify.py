@@ -50,6 +50,10 @@ class _NoSites:
             remedy="The run is not finished, or was made with another version of the method; run it to its end first.",
         )
 
+    def connected(self, site: str) -> bool:
+        del site
+        return False
+
     async def online(self, site: str) -> None:
         raise AssertionError(f"verification does not wait for {site}")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unisono.errors import ProtocolError
 from unisono.federation.contribution import BoundContribution, Declaration, Facts
-from unisono.federation.tree import Tree, digest
+from unisono.federation.tree import Tree, digest, unpack
 from unisono.protection.leaves import Leaf, count
 
 Operation = Literal["sum", "mean", "tell", "collect", "align"]
@@ -64,7 +64,7 @@ class Ask:
     run: the run's random name. study: the study's digest. step: the number of the operation in the analysis, from 0.
     epoch: how many times the analysis was begun anew on fewer sites (`on_dropout: continue`). attempt: tries at this step.
     arguments: the broadcast arguments, a list of trees. to: the site that alone reads the sum, and `receipt`: what it makes
-    of it; both empty if the coordinator reads it. partial: whether a sum of fewer sites than `sites` is meant too: for model
+    of it; both empty if the coordinator reads it. of: the one site that a `collect` asks; empty for all. partial: whether a sum of fewer sites than `sites` is meant too: for model
     updates, never for a statistical fit, which is over one frozen set.
     """
 
@@ -86,6 +86,7 @@ class Ask:
     to: str = ""
     receipt: str = ""
     partial: bool = False
+    of: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.arguments, Arguments):
@@ -123,10 +124,12 @@ class Ask:
             raise ValueError("a name is not a text")
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("a number is not a whole number")
-        if type(self.to) is not str or type(self.receipt) is not str or type(self.partial) is not bool:
+        if not all(type(text) is str for text in (self.to, self.receipt, self.of)) or type(self.partial) is not bool:
             raise ValueError("the reader is not a name, or `partial` not yes or no")
         if bool(self.to) != bool(self.receipt) or (self.to and self.to not in self.sites):
             raise ValueError("a sum to a site names one of its sites and a receipt")
+        if self.of and (self.of not in self.sites or self.operation != "collect"):
+            raise ValueError("only a collect asks one site, of its own")
         if self.operation not in OPERATIONS:
             raise ValueError("there is no such operation")
         if list(self.sites) != sorted(set(self.sites)):
@@ -153,6 +156,7 @@ class Ask:
             "to": self.to,
             "receipt": self.receipt,
             "partial": self.partial,
+            **({"of": self.of} if self.of else {}),
         }
 
     @classmethod
@@ -205,6 +209,30 @@ def opened_tree(
         for name, value in total.items()
         if name != WEIGHT
     }
+
+
+def collected(packed: NDArray[np.uint8], leaves: Mapping[str, Leaf], site: str) -> dict[str, NDArray[Any]]:
+    """The part that one site gave to a `collect`: `ProtocolError` unless it holds exactly the declared leaves, each an array of its
+    declared shape (a blob: at most so many bytes), of real numbers within the declared bound."""
+    tree = unpack(packed.tobytes())
+    fits = isinstance(tree, dict) and set(tree) == set(leaves) and all(map(fits_leaf, tree.values(), map(leaves.get, tree)))
+    if not fits:
+        raise ProtocolError(
+            f"What {site} gave is not what was declared.",
+            rule="declared-shape",
+            remedy="Coordinator and site run different versions of the method; install the same one.",
+        )
+    return dict(tree)
+
+
+def fits_leaf(value: Any, leaf: Leaf | None) -> bool:
+    """Whether a collected array is as its leaf declares."""
+    if leaf is None or not isinstance(value, np.ndarray):
+        return False
+    if leaf.rule == "blob":
+        return value.dtype == np.uint8 and value.ndim == 1 and value.size <= leaf.size
+    numbers = value.dtype.kind in "biuf" and value.shape == leaf.shape
+    return numbers and bool((np.abs(value.astype(np.float64)) <= np.asarray(leaf.bound)).all())
 
 
 def weighted(leaf: Leaf, value: NDArray[Any], patients: int, facts: Facts) -> NDArray[Any]:

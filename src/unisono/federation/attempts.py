@@ -10,12 +10,16 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unisono.errors import ParticipationError
 from unisono.federation.ask import Ask
 from unisono.federation.events import Kind
 from unisono.federation.exchange import Exchange
 from unisono.federation.journal import Journal
-from unisono.federation.rounds import Opened, Round, together
+from unisono.federation.rounds import Opened, Round
+from unisono.federation.waiting import together
 from unisono.federation.slots import Incomplete
 from unisono.protection.encoding.codec import codec
 from unisono.protection.secagg.aggregate import AggregatorSession
@@ -52,6 +56,25 @@ class Attempts:
     _away: dict[str, str] = field(default_factory=dict)
     """Of these, without a link now."""
 
+    async def until_collected(self, ask: Ask) -> dict[str, NDArray[np.uint8]]:
+        """Every asked site's part as it is; waits for those that are away until the deadline passes."""
+        self._missing, self._away, failures = {}, {}, 0
+        of = (ask.of,) if ask.of else ask.sites
+        try:
+            async with asyncio.timeout(self.deadline):
+                while True:
+                    ask = self._next(ask)
+                    try:
+                        return await self.round.collect(ask, of)
+                    except Incomplete as incomplete:
+                        if self.study.participation.on_dropout == "abort":
+                            raise stopped(incomplete.lost, ask, "on_dropout is `abort`") from incomplete
+                        failures += 1
+                        await self._return_of(incomplete, ask, failures)
+        except TimeoutError as error:
+            missing = self._away or dict.fromkeys(sorted(self.round.waiting), "deadline") or self._missing
+            raise stopped(missing, ask, f"the deadline of {self.deadline:g} s passed") from error
+
     async def until_opened(self, ask: Ask, length: int) -> Opened:
         """Attempts, until one opens or the deadline passes."""
         self._missing, self._away = {}, {}
@@ -76,6 +99,8 @@ class Attempts:
             try:
                 opened = await self._attempt(ask, length)
             except Incomplete as incomplete:
+                if "abstained" in incomplete.lost.values():
+                    raise _too_few(incomplete.lost, ask) from incomplete
                 if incomplete.only_restarted and not restarted:
                     restarted = True  # it is there, and was not away when it was asked: nothing to wait for
                     continue
@@ -151,6 +176,18 @@ def parameters_of(sites: tuple[str, ...], study: Study) -> Parameters | None:
     if rules.hide == "none":
         return None
     return derive(len(sites), rules.colluding, study.release.min_sites, hide=rules.hide, threat=rules.threat)
+
+
+def _too_few(lost: Mapping[str, str], ask: Ask) -> ParticipationError:
+    """Waiting does not help: asked again, they would abstain again."""
+    abstained = ", ".join(site for site, why in sorted(lost.items()) if why == "abstained")
+    return ParticipationError(
+        f"Step {ask.step} of {ask.analysis!r} ({ask.method}.{ask.contribution}) stopped: {abstained} abstained, and too few "
+        "sites are left for a sum.",
+        rule="enough-sites",
+        remedy="Each site's log says why it abstained (updates that are not finite: lower the learning rate, clip gradients; not "
+        "enough memory: a smaller batch). Every opened sum is kept.",
+    )
 
 
 def stopped(missing: Mapping[str, str], ask: Ask, why: str) -> ParticipationError:

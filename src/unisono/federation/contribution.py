@@ -13,6 +13,15 @@ A contribution is written once, as a method of the method's class, with two comp
 
 The declaration bounds the arguments (an extreme argument isolates a patient: the site refuses it) and types every leaf.
 The return value is a frozen dataclass of arrays or a dict of arrays whose names are the declaration's leaves.
+
+What a site must remember between two steps (a control variate, a personal model) is its *memory*, named arrays that never leave it:
+
+    @contribution_with_memory
+    def update(self, data: TrainingData, memory: Memory, model: Vector) -> tuple[Update, Memory]:
+        ...
+
+The new memory counts from the moment when the site learns that its part was in the opened sum; until then, and if it was not,
+the old one does.
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_args, get_type_hints, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +78,35 @@ class Declaration:
 
 Declares = Callable[..., Declaration]
 
+Memory = Mapping[str, NDArray[Any]]
+"""What a site remembers between the steps of one analysis: named arrays, none at first. It stays at the site."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One site's part of a sum, and what the site is to remember if the part counts (None: what it remembers already)."""
+
+    tree: dict[str, NDArray[Any]]
+    memory: dict[str, NDArray[Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a site keeps of a `tell`. sheet: plain JSON values, written to ``<analysis>.json`` in the site's own folder. files: by
+    name, bytes (uint8), written to its folder ``<analysis>/``."""
+
+    sheet: Mapping[str, Any]
+    files: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
 
 class Contribution(Generic[M, D, P, T]):
-    """One site's part of a sum: a pure function (data, arguments) -> tree of arrays, with its declaration."""
+    """One site's part of a sum: a pure function (data, arguments) -> tree of arrays, with its declaration.
 
-    def __init__(self, function: Callable[Concatenate[M, D, P], T]) -> None:
+    remembers: it is given the site's memory before the arguments, and gives (tree, new memory)."""
+
+    def __init__(self, function: Callable[..., Any], *, remembers: bool = False) -> None:
         self.function = function
+        self.remembers = remembers
         self.name = function.__name__
         self.meaning = (function.__doc__ or "").strip()
         self._declares: Declares | None = None
@@ -105,11 +137,13 @@ class Contribution(Generic[M, D, P, T]):
     def parameters(self) -> tuple[str, ...]:
         """Names of the broadcast arguments, in order."""
         code = self.function.__code__
-        return code.co_varnames[2 : code.co_argcount]
+        return code.co_varnames[3 if self.remembers else 2 : code.co_argcount]
 
     def result_type(self) -> type[Any]:
         """The dataclass (or ``dict``) that a sum of this contribution is given back as."""
         hint = get_type_hints(self.function).get("return", dict)
+        if self.remembers:
+            hint = next(iter(get_args(hint)), dict)
         return hint if isinstance(hint, type) else dict
 
 
@@ -129,9 +163,23 @@ class BoundContribution(Generic[P, T]):
         return self.contribution.declaration(self.method, facts, arguments)
 
     def compute(self, data: Any, *arguments: Any) -> dict[str, NDArray[Any]]:
-        """At the site: this site's part, as named arrays."""
-        function: Callable[..., T] = self.contribution.function
-        return as_arrays(function(self.method, data, *arguments))
+        """At the site, without a memory: this site's part, as named arrays."""
+        return self.part(data, {}, *arguments).tree
+
+    def part(self, data: Any, memory: Memory, *arguments: Any) -> Part:
+        """At the site: this site's part, and what it is to remember. `MethodError` if the function gives no memory where it
+        should."""
+        function = self.contribution.function
+        if not self.contribution.remembers:
+            return Part(as_arrays(function(self.method, data, *arguments)))
+        found = function(self.method, data, memory, *arguments)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise MethodError(
+                f"The contribution {self.name!r} gives no memory beside its tree.",
+                rule="method-contract",
+                remedy="Return (tree, memory); report it to the method's author.",
+            )
+        return Part(as_arrays(found[0]), as_arrays(found[1]))
 
     def rebuild(self, leaves: Mapping[str, NDArray[Any]]) -> T:
         """At the coordinator: the opened sum as the type that the contribution returns."""
@@ -155,11 +203,21 @@ def contribution(function: Callable[Concatenate[M, D, P], T]) -> Contribution[M,
     return Contribution(function)
 
 
-class Receipt(Generic[M, D, P]):
-    """What a site does with a `tell`: a pure function (data, arguments) -> a sheet that stays at the site."""
+def contribution_with_memory(
+    function: Callable[Concatenate[M, D, Memory, P], tuple[T, Memory]],
+) -> Contribution[M, D, P, T]:
+    """Decorator: a contribution that is given the site's memory, and gives a new one."""
+    return Contribution(function, remembers=True)
 
-    def __init__(self, function: Callable[Concatenate[M, D, P], Mapping[str, Any]]) -> None:
+
+class Receipt(Generic[M, D, P]):
+    """What a site does with a `tell`: a pure function (data, arguments) -> a sheet, and files, that stay at the site.
+
+    remembers: it is given the site's memory before the arguments; it does not change it."""
+
+    def __init__(self, function: Callable[..., Mapping[str, Any] | Kept], *, remembers: bool = False) -> None:
         self.function = function
+        self.remembers = remembers
         self.name = function.__name__
         self.meaning = (function.__doc__ or "").strip()
 
@@ -183,11 +241,23 @@ class BoundReceipt(Generic[P]):
         return self.receipt.name
 
     def compute(self, data: Any, *arguments: Any) -> dict[str, Any]:
-        """At the site: the sheet to keep, plain JSON values."""
-        function: Callable[..., Mapping[str, Any]] = self.receipt.function
-        return dict(function(self.method, data, *arguments))
+        """At the site, without a memory: the sheet to keep, plain JSON values."""
+        return dict(self.kept(data, {}, *arguments).sheet)
+
+    def kept(self, data: Any, memory: Memory, *arguments: Any) -> Kept:
+        """At the site: the sheet and the files to keep."""
+        given = (memory, *arguments) if self.receipt.remembers else arguments
+        found = self.receipt.function(self.method, data, *given)
+        return found if isinstance(found, Kept) else Kept(dict(found))
 
 
-def receipt(function: Callable[Concatenate[M, D, P], Mapping[str, Any]]) -> Receipt[M, D, P]:
+def receipt(function: Callable[Concatenate[M, D, P], Mapping[str, Any] | Kept]) -> Receipt[M, D, P]:
     """Decorator: this method of a method's class makes a sheet that stays at the site."""
     return Receipt(function)
+
+
+def receipt_with_memory(
+    function: Callable[Concatenate[M, D, Memory, P], Mapping[str, Any] | Kept],
+) -> Receipt[M, D, P]:
+    """Decorator: a receipt that is given the site's memory."""
+    return Receipt(function, remembers=True)

@@ -16,6 +16,8 @@ Kind = Literal[
     "waiting",  # the step waits for a site
     "returned",  # the site is back
     "recovered",  # a site was lost after masking; its part counts, its masks were recovered
+    "abstained",  # a site has no part in this sum, of its own; `name` is the rule
+    "late",  # a site did not answer by the time that stragglers have; the sum goes on without it
     "left",  # a site is left out for good (on_dropout: continue)
     "opened",  # a sum was opened
     "misbehaved",  # a site sent what no site of ours sends; `name` is the rule

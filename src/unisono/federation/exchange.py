@@ -10,13 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unisono.federation.ask import Ask, Circle
 from unisono.protection.prg import Words
 from unisono.protection.secagg import messages as secagg
 
 Key = tuple[str, str, int, int]
 """What one opening is counted by: (run, analysis, epoch, step)."""
-Phase = Literal["commit", "advertise", "share", "mask", "agree", "unmask", "deliver", "plain", "tell", "close"]
+Phase = Literal["commit", "advertise", "share", "mask", "agree", "unmask", "deliver", "plain", "collect", "tell", "close"]
 PHASES: tuple[Phase, ...] = (
     "commit",
     "advertise",
@@ -26,9 +29,19 @@ PHASES: tuple[Phase, ...] = (
     "unmask",
     "deliver",
     "plain",
+    "collect",
     "tell",
     "close",
 )
+
+
+@dataclass(frozen=True)
+class Closes:
+    """The news that a step is opened and stored, and every one before it. counted: the last step of which this site's part was in
+    the opened sum (-1: none): the site then keeps what it staged for that step, and drops what it staged for another."""
+
+    key: Key
+    counted: int = -1
 
 
 @dataclass(frozen=True)
@@ -82,13 +95,13 @@ class Share:
 class Mask:
     """Message C: here is the question, and the shares sealed for you; give your masked part.
 
-    next: also give keys for this slot. closes: this earlier step is opened and stored."""
+    next: also give keys for this slot. closes: an earlier step is opened and stored."""
 
     ask: Ask
     slot: str
     inbox: secagg.SealedInbox
     next: NewSlot | None = None
-    closes: Key | None = None
+    closes: Closes | None = None
     phase: Phase = "mask"
 
     @property
@@ -159,7 +172,7 @@ class Plain:
     """Without secure aggregation (``hide: none``): give your encoded part in the clear."""
 
     ask: Ask
-    closes: Key | None = None
+    closes: Closes | None = None
     phase: Phase = "plain"
 
     @property
@@ -168,10 +181,31 @@ class Plain:
 
 
 @dataclass(frozen=True)
+class Collect:
+    """Give your part as it is: the coordinator sees it. Answered only where permit and policy allow it by name."""
+
+    ask: Ask
+    closes: Closes | None = None
+    phase: Phase = "collect"
+
+    @property
+    def analysis(self) -> str:
+        return self.ask.analysis
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The answer to `Collect`: the part, as a packed tree (`unisono.federation.tree`)."""
+
+    packed: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Tell:
     """A broadcast; nothing comes back."""
 
     ask: Ask
+    closes: Closes | None = None
     phase: Phase = "tell"
 
     @property
@@ -181,17 +215,21 @@ class Tell:
 
 @dataclass(frozen=True)
 class Close:
-    """The step is opened and stored: the site commits its state and forgets the stored vector."""
+    """A step is opened and stored: the site commits its memory and forgets the stored vector."""
 
-    key: Key
+    closes: Closes
     phase: Phase = "close"
+
+    @property
+    def key(self) -> Key:
+        return self.closes.key
 
     @property
     def analysis(self) -> str:
         return self.key[1]
 
 
-Message = Commit | Advertise | Share | Mask | Agree | Reveal | Deliver | Plain | Tell | Close
+Message = Commit | Advertise | Share | Mask | Agree | Reveal | Deliver | Plain | Collect | Tell | Close
 
 
 def run_of(message: Message) -> str:
@@ -199,7 +237,7 @@ def run_of(message: Message) -> str:
     match message:
         case Commit() | Advertise() | Share():
             return message.circle.run
-        case Mask() | Plain() | Tell():
+        case Mask() | Plain() | Collect() | Tell():
             return message.ask.run
     return message.key[0]
 
@@ -226,4 +264,8 @@ class Exchange(Protocol):
 
     async def online(self, site: str) -> None:
         """Returns when the site has a live link."""
+        ...
+
+    def connected(self, site: str) -> bool:
+        """Whether the site has a live link now: a sum that may do without a site does not wait for one that is away."""
         ...

@@ -8,7 +8,7 @@ input is the study's `on_dropout` rule; when lost after it, the site's part coun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -16,16 +16,17 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from unisono.errors import JournalError, MethodError, ParticipationError, ProtocolError
-from unisono.federation.ask import Ask, Operation, leaves_of, opened_tree
+from unisono.errors import JournalError, MethodError, ParticipationError
+from unisono.federation.ask import Ask, Operation, collected, leaves_of, opened_tree
 from unisono.federation.attempts import Attempts, parameters_of
 from unisono.federation.contribution import BoundContribution, BoundReceipt, Facts
 from unisono.federation.events import Event, Kind, Observer, nobody
-from unisono.federation.exchange import Close, Exchange, Key, LinkLost, Tell
+from unisono.federation.exchange import Close, Closes, Exchange, Key, LinkLost, Tell
 from unisono.federation.journal import Journal, Record
-from unisono.federation.rounds import Round, together
+from unisono.federation.rounds import Round
 from unisono.federation.slots import Slots
 from unisono.federation.tree import Tree, pack, unpack
+from unisono.federation.waiting import together
 from unisono.protection.encoding.codec import codec, encoding_of
 from unisono.protection.leaves import Leaf
 from unisono.protection.prg import Words
@@ -39,7 +40,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PATIENCE_S = 30.0
-"""For messages that a sum does not depend on: a site that hangs misses them."""
+"""For messages that a sum does not depend on, unless the method says more: a site that hangs misses them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Question:
 
 
 class Federation:
-    """The federated operations of one analysis. `facts` is set once the cohort has been opened."""
+    """The federated operations of one analysis. `facts` is set once the cohort has been opened.
+
+    patience: seconds that a `tell` waits for what sites make of it. counted: the sites in the sum that was opened last.
+    """
 
     def __init__(
         self,
@@ -81,9 +85,12 @@ class Federation:
         self.sites: tuple[str, ...] = tuple(sorted(left))
         self._step = 0
         self._busy = False
+        self.patience = PATIENCE_S
+        self.counted: tuple[str, ...] = ()
         self.parameters = parameters_of(self.sites, study)
         slots = None if self.parameters is None else Slots(self._group(self.parameters), journal)
-        self._round = Round(exchange, slots, journal, self._timed, closes=self._last_opened())
+        least, last = study.release.min_sites, self._last_opened()
+        self._round = Round(exchange, slots, journal, self._timed, least, last, self._counted_before())
         self._attempts = Attempts(exchange, self._round, roster, journal, study, self.deadline, self._notify)
 
     def _group(self, parameters: Parameters) -> Group:
@@ -94,6 +101,25 @@ class Federation:
         record = self.journal.last("opened", epoch=self.epoch)
         known = record is None or self.journal.last("finished") is not None
         return None if known or record is None else (self.question.run, self.question.analysis, self.epoch, record.step)
+
+    def _counted_before(self) -> dict[str, int]:
+        """Of each site, the last step of which its part was in the opened sum."""
+        snapshot = self.journal.last("snapshot", epoch=self.epoch)
+        known = {} if snapshot is None or snapshot.body is None else dict(snapshot.body.get("counted", {}))
+        for record in self.journal.all("opened", epoch=self.epoch):
+            for site in () if record.body is None else record.body["participants"]:
+                known[site] = max(record.step, known.get(site, -1))
+        return known
+
+    @property
+    def stragglers_after(self) -> float | None:
+        """Seconds after which a sum of model updates goes on without sites that have not answered, if enough have; None waits for
+        all that have a link."""
+        return self._round.stragglers_after
+
+    @stragglers_after.setter
+    def stragglers_after(self, seconds: float | None) -> None:
+        self._round.stragglers_after = seconds
 
     @property
     def facts(self) -> Facts:
@@ -158,20 +184,46 @@ class Federation:
         if self._replayed("told", ask) is not None:
             return
         self._notify("step", ask)
-        await self._send(ask.sites, Tell(ask))
+        await self._send(ask.sites, lambda site: Tell(ask, self._round.closes(site)), self.patience)
         self.journal.write(
             "told", {"question": ask.question, "name": ask.contribution}, epoch=self.epoch, step=ask.step
         )
 
     async def collect(self, contribution: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> list[T]:
-        """Individual contributions, visible: refused by every site's default policy."""
-        ask = self._ask("collect", contribution, arguments)
-        await self._refused(ask)
-        raise ProtocolError(
-            "A site answered a `collect`, which this version of the coordinator does not carry.",
-            rule="allowed-operations",
-            remedy="Use federation.sum; sites' policies allow sum and tell.",
-        )
+        """Every site's own part, in the order of `sites`. The coordinator sees each: refused by a site's default policy, and
+        answered only where its permit says so."""
+        return await self._collected("", contribution, arguments)
+
+    async def collect_from(
+        self, site: str, contribution: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs
+    ) -> T:
+        """`collect` of one of `sites` alone."""
+        if site not in self.sites:
+            raise _no_such_site(site, self.sites)
+        (part,) = await self._collected(site, contribution, arguments)
+        return part
+
+    async def _collected(
+        self, of: str, contribution: BoundContribution[..., T], arguments: Sequence[Any]
+    ) -> list[T]:
+        ask = replace(self._ask("collect", contribution, arguments), of=of)
+        record = self._replayed("collected", ask)
+        if record is None:
+            self._notify("step", ask)
+            with self._alone(ask):
+                parts = await self._attempts.until_collected(ask)
+            record = self.journal.write(
+                "collected",
+                {"question": ask.question, "name": ask.contribution, "method": ask.method, "parts": parts},
+                epoch=ask.epoch,
+                step=ask.step,
+            )
+            self._round.closed = ask.key
+            self._notify("opened", ask, words=sum(part.size for part in parts.values()) // 8)
+        assert record.body is not None  # never pruned
+        leaves = contribution.declaration(self.facts, *arguments).leaves
+        self.counted = tuple(sorted(record.body["parts"]))
+        return [contribution.rebuild(collected(part, leaves, site)) for site, part in sorted(record.body["parts"].items())]
 
     async def align(self, identifiers: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> None:
         """Private set intersection of patient identifiers: refused by every site's default policy."""
@@ -184,7 +236,8 @@ class Federation:
         replayed = self.journal.last("snapshot", epoch=self.epoch)
         if replayed is not None and replayed.step >= self._step:
             return
-        record = self.journal.write("snapshot", {"state": state}, epoch=self.epoch, step=self._step)
+        body = {"state": state, "counted": dict(self._round.counted)}
+        record = self.journal.write("snapshot", body, epoch=self.epoch, step=self._step)
         self.journal.prune(record, from_step=self._base)
 
     def restored(self) -> Tree | None:
@@ -222,6 +275,7 @@ class Federation:
         if record is not None:
             assert record.body is not None
             self._notify("replayed", ask)
+            self.counted = tuple(record.body["participants"])
             words: Words = np.asarray(record.body["words"])
             return words
         self._notify("step", ask)
@@ -250,16 +304,18 @@ class Federation:
         )
         self.journal.forget_pending(self.epoch, ask.step)
         # The news rides along with the next question, or is sent at the end.
-        self._round.closes = ask.key
+        self.counted, self._round.closed = tuple(opened.participants), ask.key
+        self._round.counted.update(dict.fromkeys(opened.participants, ask.step))
         self._notify("opened", ask, words=opened.words.size)
         return opened.words
 
     async def finish(self) -> None:
         """The analysis is answered: tell the sites that the last step is over. Losing this message loses nothing."""
-        key, self._round.closes = self._round.closes, None
-        if key is not None:
+        news = {site: self._round.closes(site) for site in self.sites}
+        if self._round.closed is not None:
             self.journal.flush()
-            await self._send(self.sites, Close(key))
+            await self._send(self.sites, lambda site: _close(news[site]), PATIENCE_S)
+        self._round.closed = None
 
     @contextmanager
     def _alone(self, ask: Ask) -> Iterator[None]:
@@ -276,15 +332,16 @@ class Federation:
         finally:
             self._busy = False
 
-    async def _send(self, sites: Iterable[str], message: Tell | Close) -> None:
+    async def _send(self, sites: Iterable[str], message: Callable[[str], Tell | Close], patience: float) -> None:
         """To these sites; one that is away, or does not answer in time, misses it."""
 
         async def one(site: str) -> None:
+            sent = message(site)
             try:
-                async with asyncio.timeout(min(self.deadline, PATIENCE_S)):
-                    await self.exchange.request(site, message)
+                async with asyncio.timeout(min(self.deadline, patience)):
+                    await self.exchange.request(site, sent)
             except (LinkLost, TimeoutError):
-                self._timed(Event("lost", self.question.analysis, name=message.phase, site=site))
+                self._timed(Event("lost", self.question.analysis, name=sent.phase, site=site))
 
         await together(one(site) for site in sites)
 
@@ -320,7 +377,7 @@ class Federation:
 
     def _replayed(self, kind: str, ask: Ask) -> Record | None:
         """The record of this step; a replay that asks something else has diverged and must not go on."""
-        found = [self.journal.last(k, epoch=self.epoch, step=ask.step) for k in ("opened", "told")]
+        found = [self.journal.last(k, epoch=self.epoch, step=ask.step) for k in ("opened", "told", "collected")]
         record = next((r for r in found if r is not None), None)
         if record is None:
             return None
@@ -344,3 +401,16 @@ class Federation:
     def _timed(self, event: Event) -> None:
         seconds = monotonic() - self.began
         self.observer(replace(event, seconds=seconds))
+
+
+def _close(closes: Closes | None) -> Close:
+    assert closes is not None  # something was opened
+    return Close(closes)
+
+
+def _no_such_site(of: str, sites: tuple[str, ...]) -> ParticipationError:
+    return ParticipationError(
+        f"There is no site {of!r} to collect from.",
+        rule="collect-sites",
+        remedy=f"Name one of {', '.join(sites)}, or none for all.",
+    )

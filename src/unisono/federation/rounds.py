@@ -7,21 +7,22 @@ unmasking and finishes. `none` is one message.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from time import monotonic
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unisono.errors import ProtocolError
+from unisono.errors import Abstention, ProtocolError
 from unisono.federation.ask import Ask
 from unisono.federation.events import Event, Observer
 from unisono.federation.exchange import (
     Advertise,
     Agree,
+    Closes,
+    Collect,
+    Collected,
     Deliver,
     Exchange,
     Key,
@@ -37,14 +38,13 @@ from unisono.federation.exchange import (
 )
 from unisono.federation.journal import Journal
 from unisono.federation.slots import Incomplete, Lost, Slots
+from unisono.federation.waiting import Patience, until_enough
 from unisono.protection.encoding.codec import Codec
 from unisono.protection.prg import Words
 from unisono.protection.secagg.aggregate import AggregatorSession
 
 FIRST_BYTES = 16
-STRAGGLERS_S = 1.0
-"""How long the last answers are waited for, at least, when those that are there would do: what rides on them saves the next sum
-a round trip."""
+
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Opened:
 class Round:
     """Everything an attempt needs: who carries, who listens, where it is written down.
 
-    slots: key material; None where nothing is hidden. closes: the step before, whose end rides along with the next question.
+    slots: key material; None where nothing is hidden. least: sites in an opened sum, at least. closed: the step before, whose end
+    rides along with the next question. counted: the last step of which each site's part was in the opened sum.
+    stragglers_after: seconds after which a sum that may do without a site goes on without those that have not answered.
     waiting: sites whose answer has not come: who is late, when the deadline passes. unmasking: the sum that sites were
     asked to unmask, and the first bytes of its parts.
     """
@@ -71,9 +73,16 @@ class Round:
     slots: Slots | None
     journal: Journal
     observer: Observer
-    closes: Key | None = None
+    least: int = 1
+    closed: Key | None = None
+    counted: dict[str, int] = field(default_factory=dict)
+    stragglers_after: float | None = None
     waiting: set[str] = field(default_factory=set)
     unmasking: tuple[AggregatorSession, Mapping[str, str]] | None = None
+
+    def closes(self, site: str) -> Closes | None:
+        """The end of the step before, as it is told to one site."""
+        return None if self.closed is None else Closes(self.closed, self.counted.get(site, -1))
 
     async def secagg(self, ask: Ask, codec: Codec, length: int) -> Opened:
         """Messages A to D, as far as they have not gone out before. Raises `Incomplete` if a site that must be in the sum is
@@ -83,9 +92,12 @@ class Round:
         self.unmasking = None
 
         async def gather(
-            sites: Iterable[str], message: Callable[[str], Message], collect: Callable[[str, Any], None]
+            sites: Iterable[str],
+            message: Callable[[str], Message],
+            collect: Callable[[str, Any], None],
+            enough: Callable[[], bool] | None,
         ) -> Lost:
-            return await self._gather(ask, sites, message, collect)
+            return await self._gather(ask, sites, message, collect, **self._patience(enough))
 
         setup = await slots.ready(ask, gather)
         closed = self._closed_over(ask)
@@ -102,9 +114,10 @@ class Round:
             self._riding(ask, site, lambda: slots.collect_keys(masked.next))
 
         def question(site: str) -> Message:
-            return Mask(ask, session.slot, setup.inbox_for(site, session.dealt), following, self.closes)
+            return Mask(ask, session.slot, setup.inbox_for(site, session.dealt), following, self.closes(site))
 
-        lost = await self._parts(ask, closed or session.dealt, question, collect, following)
+        patience = self._patience((lambda: session.can_close) if ask.partial and closed is None else None)
+        lost = await self._parts(ask, closed or session.dealt, question, collect, following, patience)
         if lost and not (ask.partial and closed is None and session.can_close):
             raise Incomplete(lost)
         self.journal.write(
@@ -122,9 +135,10 @@ class Round:
         question: Callable[[str], Message],
         collect: Callable[[str, Any], None],
         following: NewSlot,
+        patience: Patience,
     ) -> Lost:
         """Message C; beside it, keys for the next slot of those who have no part in this sum, or a site that missed one would
-        miss them all. They are waited for only a little longer than the parts."""
+        miss them all. They are waited for only a little longer than the parts; one that is away now is not."""
         assert self.slots is not None
         slots, sites, ended = self.slots, tuple(sites), False
         lost = Lost()
@@ -133,7 +147,7 @@ class Round:
         async def parts() -> None:
             nonlocal lost, ended
             try:
-                lost = await self._gather(ask, sites, question, collect)
+                lost = await self._gather(ask, sites, question, collect, **patience)
             finally:
                 ended = True
 
@@ -149,8 +163,8 @@ class Round:
 
             self._riding(ask, site, take)
 
-        absent = {site: back(site) for site in ask.sites if site not in sites}
-        await until_enough({"": parts(), **absent}, lambda: ended)
+        absent = [site for site in ask.sites if site not in sites and self.exchange.connected(site)]
+        await until_enough({"": parts(), **{site: back(site) for site in absent}}, lambda: ended, briefly=True)
         return lost
 
     async def unmask(self, ask: Ask, session: AggregatorSession, first: Mapping[str, str]) -> Opened:
@@ -220,6 +234,7 @@ class Round:
         """One message; the coordinator sees every site's part."""
         total: Words = np.zeros(length, codec.dtype)
         first: dict[str, str] = {}
+        patience = self._patience((lambda: len(first) >= self.least) if ask.partial else None)
 
         def collect(site: str, words: Words) -> None:
             if words.shape != (length,) or words.dtype != codec.dtype:
@@ -231,10 +246,28 @@ class Round:
             first[site] = first_bytes(words)
             np.add(total, words, out=total)  # in a ring: the order does not matter
 
-        lost = await self._gather(ask, ask.sites, lambda _: Plain(ask, self.closes), collect)
-        if lost and (not ask.partial or not first):
+        lost = await self._gather(ask, ask.sites, lambda site: Plain(ask, self.closes(site)), collect, **patience)
+        if lost and (not ask.partial or len(first) < self.least):
             raise Incomplete(lost)
         return Opened(total, tuple(sorted(first)), (), dict(sorted(first.items())))
+
+    async def collect(self, ask: Ask, of: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
+        """Each of these sites' part as it is, a packed tree: what permit and policy allow by name. One message."""
+        parts: dict[str, NDArray[np.uint8]] = {}
+
+        def collect(site: str, collected: Collected) -> None:
+            parts[site] = collected.packed
+
+        lost = await self._gather(ask, of, lambda site: Collect(ask, self.closes(site)), collect)
+        if lost:
+            raise Incomplete(lost)
+        return parts
+
+    def _patience(self, enough: Callable[[], bool] | None) -> Patience:
+        """How long a sum that may do without some sites waits for them."""
+        if enough is None or self.stragglers_after is None:
+            return {"enough": None, "after": None}
+        return {"enough": enough, "after": self.stragglers_after}
 
     def _closed_over(self, ask: Ask) -> tuple[str, ...] | None:
         """The set of an earlier attempt that sites may have signed or unmasked for: another is refused, so it stays this one."""
@@ -251,11 +284,14 @@ class Round:
         collect: Callable[[str, Any], None],
         *,
         enough: Callable[[], bool] | None = None,
+        after: float | None = None,
     ) -> Lost:
-        """Ask all at once. Lost links are counted; a refusal of any site ends the run with the site's own words.
+        """Ask all at once. Lost links are counted; a refusal of any site ends the run with the site's own words, but for a site
+        that abstains from a sum which may do without it.
 
-        enough: says when the answers that are there will do. The others are then waited for only a little longer, and an
-        answer that cannot be used is as good as none; both count as lost.
+        enough: says when the answers that are there will do. The others are then waited for only a little longer, or until
+        `after` seconds have passed since they were asked, and an answer that cannot be used is as good as none; both count as
+        lost.
         """
         lost = Lost()
         sites = tuple(sites)
@@ -265,6 +301,8 @@ class Round:
         async def one(site: str) -> None:
             sent = message(site)
             try:
+                if ask.partial and not self.exchange.connected(site):
+                    raise LinkLost(site, sent.phase)
                 answer = await self.exchange.request(site, sent)
             except LinkLost as lost_link:
                 self.waiting.discard(site)
@@ -272,6 +310,13 @@ class Round:
                 if isinstance(lost_link, SlotLost):
                     lost.restarted.add(site)
                 self.observer(Event("lost", ask.analysis, ask.step, sent.phase, site))
+                return
+            except Abstention as abstention:
+                self.waiting.discard(site)
+                if not ask.partial:
+                    raise
+                self._abstained(ask, site, abstention)
+                lost.sites[site] = "abstained"
                 return
             self.waiting.discard(site)
             try:
@@ -283,10 +328,17 @@ class Round:
                     raise
                 lost.sites[site] = sent.phase
 
-        for site in await until_enough({site: one(site) for site in sites}, enough):
+        for site in await until_enough({site: one(site) for site in sites}, enough, after=after):
             lost.sites[site] = "late"
             self.waiting.discard(site)
+            self.observer(Event("late", ask.analysis, ask.step, ask.contribution, site))
         return lost
+
+    def _abstained(self, ask: Ask, site: str, why: Abstention) -> None:
+        """Write down that a site has no part in a sum, and by which rule of its own."""
+        body = {"site": site, "rule": why.rule, "what": why.what, "name": ask.contribution}
+        self.journal.write("abstained", body, epoch=ask.epoch, step=ask.step, soon=True)
+        self.observer(Event("abstained", ask.analysis, ask.step, why.rule, site))
 
     def _riding(self, ask: Ask, site: str, collect: Callable[[], None]) -> None:
         """What rode along never spoils the sum that it rode on: it is asked for again by itself, and refused then."""
@@ -302,35 +354,6 @@ class Round:
         self.observer(Event("misbehaved", ask.analysis, ask.step, rule, site))
 
 
-async def until_enough(
-    asked: Mapping[str, Coroutine[Any, Any, None]], enough: Callable[[], bool] | None
-) -> tuple[str, ...]:
-    """Run all, until they end, or a little longer than it takes until there are enough; gives back the names of those that
-    were not waited for. If one fails, the others end first and the first failure (by order) is raised."""
-    tasks = {name: asyncio.ensure_future(one) for name, one in asked.items()}
-    began = monotonic()
-    until: float | None = None
-    try:
-        while waiting := [task for task in tasks.values() if not task.done()]:
-            if until is None and enough is not None and enough():
-                until = monotonic() + max(STRAGGLERS_S, monotonic() - began)
-            left = None if until is None else max(until - monotonic(), 0.0)
-            done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
-    finally:
-        late = tuple(name for name, task in tasks.items() if not task.done())
-        for name in late:
-            tasks[name].cancel()
-        for task in tasks.values():
-            if task.done() and not task.cancelled():
-                task.exception()  # looked at, or a second failure would be printed as one that nobody retrieved
-    for name, task in tasks.items():
-        if name not in late:
-            task.result()
-    return late
-
-
 def _check_sender(site: str, answer: Any) -> None:
     """What comes over a site's link is that site's: it does not speak in another's name."""
     for part in (answer, *(getattr(answer, name, None) for name in ("part", "shares", "next"))):
@@ -341,13 +364,6 @@ def _check_sender(site: str, answer: Any) -> None:
                 remedy="The site runs altered software; leave it out until that is explained.",
                 evidence={"link": site, "named": str(part.site)},
             )
-
-
-async def together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all; if one fails, let the others end and raise the first failure (by order), not a group of them."""
-    for outcome in await asyncio.gather(*coroutines, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
 
 
 def first_bytes(words: NDArray[Any]) -> str:

@@ -32,8 +32,11 @@ class Lost:
         return bool(self.sites)
 
 
-Gather = Callable[[Iterable[str], Callable[[str], Message], Callable[[str, Any], None]], Awaitable[Lost]]
-"""Sends a message to some sites and collects the answers; gives back who was lost."""
+Gather = Callable[
+    [Iterable[str], Callable[[str], Message], Callable[[str, Any], None], Callable[[], bool] | None], Awaitable[Lost]
+]
+"""Sends a message to some sites and collects the answers; gives back who was lost. The last argument says when the answers that
+are there would do, where a sum of fewer is meant: stragglers are then not waited for longer than their time."""
 
 
 class Incomplete(Exception):
@@ -78,7 +81,7 @@ class Slots:
         if not self.drawing.committed and self.drawing.graph is None:
             drawing = self.drawing
             lost = await gather(
-                ask.sites, lambda _: Commit(ask.circle), lambda _, answer: drawing.collect_commitment(answer)
+                ask.sites, lambda _: Commit(ask.circle), lambda _, answer: drawing.collect_commitment(answer), None
             )
             if lost:
                 raise Incomplete(lost)  # the graph is everybody's
@@ -95,6 +98,7 @@ class Slots:
                 missing,
                 lambda _: Advertise(ask.circle, slot, commitments),
                 lambda _, answer: setup.collect_advertise(answer),
+                (lambda: setup.enough_keys) if ask.partial else None,
             )
             if lost and not (ask.partial and setup.enough_keys):
                 raise Incomplete(lost)
@@ -103,7 +107,10 @@ class Slots:
         missing = setup.missing_shares(setup.advertised)
         if missing:
             lost = await gather(
-                missing, lambda _: Share(ask.circle, roster), lambda _, answer: setup.collect_shares(answer)
+                missing,
+                lambda _: Share(ask.circle, roster),
+                lambda _, answer: setup.collect_shares(answer),
+                (lambda: setup.enough_shares) if ask.partial else None,
             )
             if lost and not (ask.partial and setup.enough_shares):
                 raise Incomplete(lost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -42,12 +43,13 @@ class PlannedAsk:
     """One contribution that a study may ask for, for the disclosure sheet and the permit's limits.
 
     arguments: an example of the broadcast arguments, of the shapes that will be used.
-    at_most: how many times (steps) in one analysis.
+    at_most: how many times (steps) in one analysis. operation: ``collect`` if the coordinator is to see each site's own part.
     """
 
     contribution: BoundContribution[..., Any]
     arguments: tuple[Any, ...]
     at_most: int
+    operation: Literal["sum", "collect"] = "sum"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Result(ABC):
     @abstractmethod
     def plot(self) -> Figure:
         """The figure. `MissingExtra` without ``unisono[report]``."""
+
+    def files(self) -> Mapping[str, bytes]:
+        """Files for the user's own tools (a model), by name, to be written beside ``result.json``; `estimates` holds the SHA-256 of
+        each. A result that was rebuilt from its estimates has none."""
+        return {}
 
     def _repr_html_(self) -> str:
         """For notebooks: the headline, the summary table, the figure (where matplotlib is installed) and the notes."""

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from unisono.errors import MethodError
 
-Rule = Literal["count", "curve", "moment", "update"]
+Rule = Literal["count", "curve", "moment", "update", "blob"]
 """What kind of thing a leaf is, and so which disclosure rule holds for it:
 
 - ``count``: numbers of patients or events in cells; integers, exact; small cells are blanked in what is released.
 - ``curve``: counts along a declared grid; integers, exact; merged until no released interval is small; tails cut.
 - ``moment``: sums of bounded functions of patients (scores, information matrices, sums of squares).
 - ``update``: a clipped difference of model parameters.
+- ``blob``: bytes of one site, which cannot be summed: for `collect` alone, where the coordinator sees them.
 """
 
 Float = NDArray[np.float64]
@@ -75,6 +76,11 @@ def update(shape: tuple[int, ...], bound: float, meaning: str) -> Leaf:
     leaf = Leaf("update", shape, bound, meaning)
     update_bound(leaf)
     return leaf
+
+
+def blob(most: int, meaning: str) -> Leaf:
+    """At most `most` bytes, of any length (uint8)."""
+    return Leaf("blob", (most,), 255.0, meaning)
 
 
 def update_bound(leaf: Leaf) -> float:

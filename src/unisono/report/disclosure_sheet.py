@@ -49,6 +49,7 @@ RULES: dict[str, str] = {
     "curve": "numbers of patients or events along the time grid; shown only where enough patients stand behind each step",
     "moment": "sums over patients of bounded functions of their values, such as a score or an average's numerator",
     "update": "clipped changes of a model's parameters",
+    "blob": "this hospital's own part as it is, which the coordinator sees: no sum",
 }
 """What each disclosure rule means."""
 

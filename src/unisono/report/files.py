@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from unisono.errors import MissingExtra, StorageError, UnisonoError
 from unisono.federation.journal import Journal
+from unisono.federation.storage import write_whole
 from unisono.report import audience, plain_json
 from unisono.report.comparison import Comparison
 from unisono.report.disclosure_sheet import actual, csv_text
@@ -99,6 +100,8 @@ def _write_analysis(run: Run, outcome: Outcome, before: AnalysisRun | None, fail
         if outcome.answer is not None:
             record = AnalysisRecord.of(run.study, outcome.analysis, outcome.answer, journal)
             record.write(folder)
+            for file, content in outcome.answer.result.files().items():
+                write_whole(folder / file, content, "model")
             try:
                 summary = outcome.answer.result.summary().to_csv(lineterminator="\n")
                 plain_json.write_text(folder / "summary.csv", summary, "summary")

@@ -14,30 +14,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unisono.errors import DataError, PermitError, ProtocolError, UnisonoError
+from unisono.errors import Abstention, PermitError, ProtocolError, UnisonoError
 from unisono.federation import exchange as messages
-from unisono.federation.ask import WEIGHT, Ask, Circle, leaves_for, opened_tree, weighted
+from unisono.federation.ask import Ask, Circle, leaves_for, opened_tree
 from unisono.methods.base import Method
-from unisono.protection import disclosure
 from unisono.protection.encoding.codec import codec
-from unisono.protection.leaves import Leaf
-from unisono.protection.prg import Source, Words, mask_into, system_entropy
+from unisono.protection.prg import Source, Words, mask_into
 from unisono.protection.secagg.group import group_of
 from unisono.protection.secagg.messages import Agreement, Commitment, Unmask
 from unisono.protection.secagg.parameters import Parameters, derive
 from unisono.protection.secagg.party import Party, SlotUnknown
 from unisono.protection.secagg.refusals import another_opening
 from unisono.protection.secagg.roster import Identity, Roster
-from unisono.site import gate, near_twins
+from unisono.site import gate
 from unisono.site.audit import AuditLog
+from unisono.site.computing import Computing
 from unisono.site.gate import Admitted
 from unisono.site.permit import Permit
 from unisono.site.policy import Policy
 from unisono.site.sheets import keep_sheet
 from unisono.site.state import SiteState, Step
-from unisono.site.worker import CohortView, Worker, method_of
+from unisono.site.worker import Worker, method_of
 from unisono.study.document import Study
 
 Clock = Callable[[], datetime]
@@ -74,7 +72,7 @@ class Site:
         self._studies: dict[str, Admitted] = {}
         self._methods: dict[tuple[str, str, str], Method[Any]] = {}
         self._parties: dict[tuple[str, str, int], tuple[Circle, Party[Ask]]] = {}
-        self._compared: set[tuple[object, ...]] = set()
+        self._computing = Computing(name, policy, self.state)
         self._lock = threading.Lock()
 
     # -- consent ------------------------------------------------------------------------------------------------------
@@ -120,7 +118,7 @@ class Site:
 
     def check_data(self, run: str, study: str) -> None:
         """`DataError` if a run was begun here on other data than is there now."""
-        self._frozen_data(run, self._admitted(study).worker)
+        self._computing.frozen(run, self._admitted(study).worker)
 
     # -- answering ----------------------------------------------------------------------------------------------------
 
@@ -162,11 +160,13 @@ class Site:
                 self._receive(message)
             case messages.Plain():
                 return self._plain(message)
-            case messages.Tell(ask=ask):
-                self._told(ask)
-            case messages.Close(key=key):
-                self._over(key)
-                self._leave(key[:3])
+            case messages.Collect():
+                return self._collect(message)
+            case messages.Tell():
+                self._told(message)
+            case messages.Close(closes=closes):
+                self._over(closes)
+                self._leave(closes.key[:3])
         return None
 
     # -- keys, before a question is known -----------------------------------------------------------------------------
@@ -207,7 +207,7 @@ class Site:
         party = self._joined(_key(ask.circle))
         if self._parties[_key(ask.circle)][0] != ask.circle:
             raise gate.other_circle(self._parties[_key(ask.circle)][0], ask.circle)
-        part = party.mask(ask, message.slot, message.inbox, lambda: self._computed(ask))
+        part = party.mask(ask, message.slot, message.inbox, lambda: self._encoded(ask))
         self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=part.words.nbytes)
         following = message.next
         ahead = None if following is None else _riding(lambda: party.advertise(following.name, following.recipient))
@@ -269,7 +269,7 @@ class Site:
         decoded = codec(ask.encoding).decode(total, leaves, len(ask.sites))
         found = bound.rebuild(opened_tree(ask.operation, leaves, ask.facts, decoded.tree))
         told = replace(ask, operation="tell", contribution=ask.receipt, arguments=[found], to="", receipt="")
-        keep_sheet(self.home, told, admitted.worker.receipt(told))
+        keep_sheet(self.home, told, admitted.worker.receipt(told, self._computing.memory(told)))
 
     def _covered_receipt(self, ask: Ask) -> Admitted:
         admitted = self._admitted(ask.study)
@@ -283,32 +283,49 @@ class Site:
         step = self.state.step(ask.key)
         vector = None if step is None else step.vector
         if vector is None:
-            source = self._computed(ask)
+            source = self._encoded(ask)
             vector = np.empty(source.size, source.dtype)
             mask_into(vector, source, [])
             self.state.remember_vector(ask, vector)
         self.audit.write(self.clock(), "answered", step=list(ask.key), name=ask.contribution, bytes=vector.nbytes)
         return vector
 
-    def _told(self, ask: Ask) -> None:
+    def _collect(self, message: messages.Collect) -> messages.Collected:
+        """This site's part as it is: written down before it goes out, and then repeated."""
+        ask = message.ask
+        admitted = self._admitted(ask.study)
+        gate.collectable(ask, admitted, self.policy, self.permits_until(), self.state, self._method)
+        self._over(message.closes, ask)
+        step = self.state.step(ask.key)
+        before = None if step is None else step.vector
+        packed = None if before is None else before.view(np.uint8)
+        if packed is None:
+            packed = self._computing.collected(ask, admitted, self._method(ask))
+            self.state.remember_vector(ask, packed)
+        self.audit.write(self.clock(), "shown", step=list(ask.key), name=ask.contribution, bytes=packed.nbytes)
+        return messages.Collected(packed)
+
+    def _told(self, message: messages.Tell) -> None:
+        ask = message.ask
         admitted = self._admitted(ask.study)
         gate.permitted(ask, admitted, self.policy, self.permits_until(), ("tell",))
         gate.is_receipt(self._method(ask), ask)
-        sheet = admitted.worker.receipt(ask)
-        keep_sheet(self.home, ask, sheet)
+        self._over(message.closes, ask)
+        keep_sheet(self.home, ask, admitted.worker.receipt(ask, self._computing.memory(ask)))
         self.audit.write(self.clock(), "told", step=list(ask.key), name=ask.contribution)
 
-    def _over(self, key: messages.Key | None, ask: Ask | None = None) -> None:
+    def _over(self, closes: messages.Closes | None, ask: Ask | None = None) -> None:
         """A step is opened and stored at the coordinator, and every one before it. ask: the question it rides on, of the same
         run; nothing of a study that is not admitted is touched."""
-        if key is None:
+        if closes is None:
             return
+        key = closes.key
         if ask is not None and key[:2] != ask.key[:2]:
             raise gate.protocol(
                 "The end of a step of another run rides on this question.", "other-slot", "Report the coordinator."
             )
         if self.state.study_of(key[0], key[1]) in self._studies:
-            self.state.close_step(key)
+            self.state.close_step(key, closes.counted)
             if key[:3] in self._parties:
                 self._parties[key[:3]][1].close(key)
 
@@ -329,55 +346,8 @@ class Site:
         gate.covered(ask, admitted, self.policy, self.permits_until(), self.state, self._method, masked=masked)
         return admitted
 
-    def _computed(self, ask: Ask) -> Source:
-        """The encoded contribution of a step that was not answered before: computed and checked."""
-        admitted = self._admitted(ask.study)
-        self._frozen_data(ask.run, admitted.worker)
-        cohort = admitted.worker.cohort(ask)
-        disclosure.enough_patients(cohort.n, self.policy.min_patients)
-        method = self._method(ask)
-        disclosure.enough_for_parameters(cohort.n, method.parameters, self.policy.parameter_fraction)
-        fit = (ask.run, ask.study, ask.analysis, ask.method, ask.sites)
-        if fit not in self._compared:  # the data is frozen: once a fit is enough
-            may_leave = admitted.permit.may_leave
-            near_twins.check(self.state, ask, method, cohort.rows, self.policy, may_leave=may_leave)
-        tree, leaves = self._part(ask, admitted.worker, cohort)
-        source = codec(ask.encoding).source(tree, leaves, len(ask.sites), system_entropy)
-        if fit not in self._compared:
-            near_twins.remember(self.state, ask, method, cohort.rows)
-            self._compared.add(fit)
-        return source
-
-    def _part(self, ask: Ask, worker: Worker, cohort: CohortView) -> tuple[dict[str, NDArray[Any]], dict[str, Leaf]]:
-        """The worker's arrays, weighted for a mean, and their leaves; small own cells suppressed where nothing hides them."""
-        declaration = gate.declaration_of(gate.contribution_of(self._method(ask), ask), ask)
-        leaves = leaves_for(ask.operation, declaration, ask.facts)
-        tree = worker.contribution(ask)
-        if set(tree) != set(declaration.leaves):
-            raise DataError(
-                f"{ask.method}.{ask.contribution} gave leaves {sorted(tree)}, declared {sorted(declaration.leaves)}.",
-                rule="typed-leaves",
-                remedy="This is a fault of the method; report it to its author.",
-            )
-        if ask.operation == "mean":
-            tree = {name: weighted(leaves[name], value, cohort.n, ask.facts) for name, value in tree.items()}
-            tree[WEIGHT] = np.asarray(cohort.n)
-        if ask.hide == "none" and self.policy.suppress_own_cells:
-            tree = {
-                name: disclosure.suppress_small(value, self.policy.min_count)[0] if leaves[name].integer else value
-                for name, value in tree.items()
-            }
-        return tree, leaves
-
-    def _frozen_data(self, run: str, worker: Worker) -> None:
-        now = worker.digest()
-        if self.state.snapshot_of(run, now) != now:
-            raise DataError(
-                "The data is not the one that this run was begun on.",
-                rule="frozen-data",
-                remedy="Put the data back as it was and run again, or begin anew with --fresh.",
-                where=f"site {self.name}",
-            )
+    def _encoded(self, ask: Ask) -> Source:
+        return self._computing.encoded(ask, self._admitted(ask.study), self._method(ask))
 
     # -- small things -------------------------------------------------------------------------------------------------
 
@@ -398,7 +368,8 @@ class Site:
 
     def _refused(self, message: messages.Message, error: UnisonoError) -> UnisonoError:
         evidence = {"evidence": error.evidence} if error.evidence else {}
-        self.audit.write(self.clock(), "refused", phase=message.phase, rule=error.rule, what=error.what, **evidence)
+        event = "abstained" if isinstance(error, Abstention) else "refused"
+        self.audit.write(self.clock(), event, phase=message.phase, rule=error.rule, what=error.what, **evidence)
         return self._named(error)
 
     def _named(self, error: UnisonoError) -> UnisonoError:

@@ -16,7 +16,7 @@ from unisono.errors import PermitError, ProtocolError, UnisonoError
 from unisono.federation.ask import Ask, Circle, leaves_for
 from unisono.federation.contribution import BoundContribution, Contribution, Declaration, Receipt
 from unisono.methods.base import Method
-from unisono.methods.registry import find
+from unisono.methods.registry import find, packages_for
 from unisono.protection.encoding.codec import encoding_of
 from unisono.protection.secagg.party import check_retry
 from unisono.protection.secagg.roster import Identity, Roster
@@ -60,6 +60,7 @@ def consent(study: Study, permit: Permit, roster: Roster, site: str, identity: I
             remedy="A changed roster needs a new approval by every site.",
         )
     _same_versions(permit)
+    _same_packages(study, permit)
 
 
 def _same_versions(permit: Permit) -> None:
@@ -72,6 +73,22 @@ def _same_versions(permit: Permit) -> None:
                 f"version {here} now.",
                 rule="method-version",
                 remedy="Install the version that was approved; or withdraw the study, and let the researcher submit it again.",
+            )
+
+
+def _same_packages(study: Study, permit: Permit) -> None:
+    """An approval is of the packages as they were installed, to the last byte."""
+    approved = {package.name: package for package in permit.packages}
+    here = packages_for(study)
+    for name in sorted({*approved, *here}):
+        before, now = approved.get(name), here.get(name)
+        if before != now:
+            raise PermitError(
+                f"{permit.site} approved study {permit.study_id!r} {'with' if before else 'without'} the package {name!r}"
+                f"{' ' + before.said() if before else ''}, and has {now.said() if now else 'none'} now.",
+                rule="package-version",
+                remedy="Install the package that was approved (`unisono site install`, then start the agent anew); or withdraw the "
+                "study, and let the researcher submit it again.",
             )
 
 
@@ -150,17 +167,40 @@ def covered(
             "What the study hides is never given in the clear. Report the coordinator.",
         )
     verified(ask.sites, admitted, policy)
+    _encoded(ask, _limited(ask, admitted, allowance, state, method_of(ask)))
+    if ask.to:
+        is_receipt(method_of(ask), replace(ask, contribution=ask.receipt))
+    _one_set_of_sites(ask, state)
+    check_retry(state.step(ask.key), ask)
+
+
+def collectable(
+    ask: Ask, admitted: Admitted, policy: Policy, now: datetime, state: SiteState, method_of: Callable[[Ask], Method[Any]]
+) -> None:
+    """Everything about a part that the coordinator is to see: allowed by policy and permit by name."""
+    allowance = permitted(ask, admitted, policy, now, ("collect",))
+    if allowance.operation != "collect" or ask.to:
+        raise protocol(
+            f"{ask.method}.{ask.contribution} was approved as a part of sums alone.",
+            "allowed-operations",
+            "Each operation has its own approval. Report the coordinator.",
+        )
+    verified(ask.sites, admitted, policy)
+    _limited(ask, admitted, allowance, state, method_of(ask))
+    _one_set_of_sites(ask, state)
+    check_retry(state.step(ask.key), ask)
+
+
+def _limited(
+    ask: Ask, admitted: Admitted, allowance: Allowance, state: SiteState, method: Method[Any]
+) -> Declaration:
+    """How often, and at which arguments; what is declared there."""
     _often(ask, admitted.permit, allowance, state)
     check_facts(admitted.study, ask.facts)
-    method = method_of(ask)
     bound = contribution_of(method, ask)
     declaration = declaration_of(bound, ask)
     admitted.permit.check_arguments(bound.contribution.parameters, ask.arguments, declaration)
-    _encoded(ask, declaration)
-    if ask.to:
-        is_receipt(method, replace(ask, contribution=ask.receipt))
-    _one_set_of_sites(ask, state)
-    check_retry(state.step(ask.key), ask)
+    return declaration
 
 
 def _encoded(ask: Ask, declaration: Declaration) -> None:

@@ -75,6 +75,7 @@ class SiteLineage:
             with self._db:
                 self._db.execute("UPDATE steps SET closed = 1, answer = NULL")
                 self._db.execute("DELETE FROM vectors")
+                self._db.execute("DELETE FROM memories")
                 self._db.execute("DELETE FROM begun")
                 self._db.execute("DELETE FROM coordinator")
                 lineage.begin_anew(self._db, made)

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +15,8 @@ from unisono.errors import PermitError
 from unisono.federation.ask import Ask, Circle
 from unisono.federation.contribution import Declaration, Facts
 from unisono.methods.cohort import CohortFlow, CohortSpec
-from unisono.methods.registry import build
+from unisono.methods.packages import Package
+from unisono.methods.registry import build, packages_for
 from unisono.protection.secagg.roster import Identity, Roster
 from unisono.study.document import BooleanVariable, ImageVariable, NumberVariable, Study, Variable
 
@@ -36,6 +37,8 @@ class Allowance(BaseModel):
     contribution: str
     at_most: int
     """Steps (a retry of a step is not another)."""
+    operation: Literal["sum", "collect"] = "sum"
+    """``collect``: the coordinator sees this site's own part. ``sum``: a sum or a mean."""
 
 
 class Permit(BaseModel):
@@ -55,12 +58,20 @@ class Permit(BaseModel):
     may_leave: bool
     """True if the study may go on without a site that left, which discloses that site's aggregate."""
     runs: int = RUNS
+    packages: tuple[Package, ...] = ()
+    """That the study's methods and models come from, as they were installed here when it was signed."""
     expires: datetime
     signature: str = ""
 
     def body(self) -> bytes:
-        """What is signed."""
-        return json.dumps(self.model_dump(mode="json", exclude={"signature"}), sort_keys=True).encode()
+        """What is signed. What later versions added counts only where it is said, so that what was signed before stays signed."""
+        document = self.model_dump(mode="json", exclude={"signature"})
+        for allowance in document["allowances"]:
+            if allowance["operation"] == "sum":
+                del allowance["operation"]
+        if not document["packages"]:
+            del document["packages"]
+        return json.dumps(document, sort_keys=True).encode()
 
     def signed(self, identity: Identity) -> Permit:
         """This permit with the site's signature."""
@@ -109,7 +120,8 @@ class Permit(BaseModel):
         self.check_among(ask, roster, now)
         for allowance in self.allowances:
             # A `tell` is covered with its method: what the site makes of it stays at the site.
-            same = ask.operation == "tell" or allowance.contribution == ask.contribution
+            asked = (ask.contribution, "collect" if ask.operation == "collect" else "sum")
+            same = ask.operation == "tell" or (allowance.contribution, allowance.operation) == asked
             if same and (allowance.analysis, allowance.method) == (ask.analysis, ask.method):
                 if allowance.version != ask.version:
                     raise _not_covered(
@@ -197,6 +209,7 @@ def propose(study: Study, roster: Roster, site: str, now: datetime, verified: Co
         allowances=tuple(allowances(study)),
         argument_limits={},
         may_leave=study.participation.on_dropout == "continue",
+        packages=tuple(packages_for(study).values()),
         expires=now + timedelta(days=VALID_DAYS),
     )
 
@@ -214,6 +227,7 @@ def allowances(study: Study) -> list[Allowance]:
                         version=method.version,
                         contribution=planned.contribution.name,
                         at_most=planned.at_most,
+                        operation=planned.operation,
                     )
                 )
     return found

@@ -8,9 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unisono.errors import PolicyRefusal
 from unisono.federation.ask import Ask, Circle
+from unisono.federation.contribution import Facts
+from unisono.methods.registry import build
 from unisono.protection.secagg.parameters import Threat
 from unisono.study.document import Hide, Study
 
+EXAMPLE = 1000
+"""Patients: what kinds of leaves are planned does not depend on their number; a declaration wants one all the same."""
 SECURE: frozenset[Hide] = frozenset({"secagg", "secagg+", "ckks", "paillier"})
 
 
@@ -27,7 +31,9 @@ class Policy(BaseModel):
     min_count: for that rule, and how many patients two cohorts asked the same question must differ by.
     trust: whose keys count toward `min_sites`: those that somebody here ``verified`` out of band, with the hospitals themselves;
         or all that the ``coordinator`` lists, who could then invent hospitals.
-    operations: what a coordinator may ask; `collect` and `align` are not offered in this version.
+    updates_threat: the same for studies in which models are trained: a sum of updates may leave sites out, and a coordinator that
+        lies about who is in could single one out (docs/secure-aggregation.md).
+    operations: what a coordinator may ask. ``collect`` shows it this site's own part; `align` is not offered in this version.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,11 +43,12 @@ class Policy(BaseModel):
     parameter_fraction: float = Field(default=0.2, gt=0, le=1)
     hide: frozenset[Hide] = SECURE
     threat: Threat = "semi-honest"
+    updates_threat: Threat = "malicious"
     suppress_own_cells: bool = True
     min_released: int = Field(default=10, ge=1)
     min_count: int = Field(default=10, ge=1)
     trust: Literal["verified", "coordinator"] = "verified"
-    operations: frozenset[Literal["sum", "mean", "tell"]] = frozenset({"sum", "mean", "tell"})
+    operations: frozenset[Literal["sum", "mean", "tell", "collect"]] = frozenset({"sum", "mean", "tell"})
     methods: frozenset[str] | None = None
     """Methods that may run here; None allows every installed one."""
 
@@ -78,6 +85,27 @@ class Policy(BaseModel):
                     rule="allowed-methods",
                     remedy="Use an allowed method, or ask the site's data steward to allow this one.",
                 )
+            self._check_plan(study, name)
+
+    def _check_plan(self, study: Study, analysis: str) -> None:
+        """What an analysis will ask, by its method's own plan."""
+        method, rules = build(study, analysis), study.protection
+        for planned in method.plan():
+            if planned.operation == "collect" and "collect" not in self.operations:
+                raise PolicyRefusal(
+                    f"Analysis {analysis!r} ({method.name}) would show the coordinator this site's own part; this site allows sums only.",
+                    rule="allowed-operations",
+                    remedy="Use a method that sums (`hist-boosting` for trees), or ask the site's data steward to allow `collect`.",
+                )
+            leaves = planned.contribution.declaration(Facts(patients=EXAMPLE), *planned.arguments).leaves
+            weak = rules.hide != "none" and rules.threat != "malicious" and self.updates_threat == "malicious"
+            if weak and any(leaf.rule == "update" for leaf in leaves.values()):
+                raise PolicyRefusal(
+                    f"Analysis {analysis!r} trains a model: its sums may leave hospitals out, and a coordinator that lies about who is "
+                    "in could single one out.",
+                    rule="least-protection",
+                    remedy="Set `protection: {threat: malicious}` in the study: it costs one more round trip a sum.",
+                )
 
     def check_ask(self, ask: Ask) -> None:
         """Before anything is computed: the operation, the protection, the number of sites."""
@@ -109,4 +137,11 @@ def simulation_policy() -> Policy:
     """For sites that all live in one process (`unisono run`, demo, tests): the person who runs it holds every hospital's
     data already, so an unprotected study may be compared with a protected one, and that process is the coordinator too: there is
     nobody else to verify. Never a policy for a hospital."""
-    return Policy(hide=frozenset({*SECURE, "none"}), suppress_own_cells=False, min_released=1, trust="coordinator")
+    return Policy(
+        hide=frozenset({*SECURE, "none"}),
+        suppress_own_cells=False,
+        min_released=1,
+        trust="coordinator",
+        updates_threat="semi-honest",
+        operations=frozenset({"sum", "mean", "tell", "collect"}),
+    )

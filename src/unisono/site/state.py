@@ -11,17 +11,19 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unisono.federation.ask import Ask, Circle
 from unisono.federation.bulk import LARGE, Bulk
 from unisono.federation.storage import begun, damaged, is_new, storage
-from unisono.federation.tree import pack, unpack
+from unisono.federation.tree import pack, parts, unpack
 from unisono.protection.prg import Words
 from unisono.protection.secagg.messages import UnmaskShares
 from unisono.protection.secagg.refusals import another_opening
@@ -46,6 +48,12 @@ CREATE TABLE IF NOT EXISTS circles (
     study TEXT, analysis TEXT, run TEXT, epoch INTEGER, sites TEXT, PRIMARY KEY (study, analysis, run, epoch, sites));
 CREATE TABLE IF NOT EXISTS snapshots (run TEXT PRIMARY KEY, digest TEXT NOT NULL);
 """
+_LATER = """
+CREATE TABLE IF NOT EXISTS memories (
+    run TEXT, analysis TEXT, epoch INTEGER, step INTEGER, staged INTEGER NOT NULL, body BLOB, file TEXT,
+    PRIMARY KEY (run, analysis, epoch, step));
+"""
+"""Added to version 3 of the file after it was in use."""
 _VERSION = 3
 _OF_STEP = "run = ? AND analysis = ? AND epoch = ? AND step = ?"
 
@@ -106,9 +114,13 @@ class SiteState:
             with storage(self.path, "site's state"):
                 self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
         begun(self.path, "site", "site's state", empty=False)
+        with storage(self.path, "site's state"):
+            self._db.executescript(_LATER)
         self.lineage = SiteLineage(self._db, self._guard)
         with self._guard():
-            kept = self._db.execute("SELECT file FROM vectors WHERE file IS NOT NULL").fetchall()
+            kept = self._db.execute(
+                "SELECT file FROM vectors WHERE file IS NOT NULL UNION SELECT file FROM memories WHERE file IS NOT NULL"
+            ).fetchall()
             self._bulk.keep_only(name for (name,) in kept)
 
     def close(self) -> None:
@@ -148,8 +160,8 @@ class SiteState:
             raise damaged(self.path, "site's state", "the vector of an open step is gone")
         return np.frombuffer(content, np.dtype(words))
 
-    def remember_vector(self, ask: Ask, vector: Words) -> None:
-        """Before the masked part goes out: the step's question and the one vector it is ever answered with."""
+    def remember_vector(self, ask: Ask, vector: NDArray[Any]) -> None:
+        """Before a part goes out: the step's question and the one vector (for a `collect`: bytes) it is ever answered with."""
         name, content, file = f"{ask.method}.{ask.contribution}", np.ascontiguousarray(vector).view(np.uint8).data, None
         if vector.nbytes >= LARGE:
             file = hashlib.sha256(json.dumps(ask.key).encode()).hexdigest()[:32]
@@ -188,18 +200,62 @@ class SiteState:
         if changed != 1:
             raise another_opening(key[3], key[1])
 
-    def close_step(self, key: Key) -> None:
+    def close_step(self, key: Key, counted: int = -1) -> None:
         """The step is opened and stored at the coordinator, and so is every step before it: the vectors and the shares are of
-        no more use. A power cut may take it back: then they are of no use a little longer."""
+        no more use, and the memory that was staged for the step `counted` is the site's. A power cut may take it back: then they
+        are of no use a little longer."""
         before = "run = ? AND analysis = ? AND epoch = ? AND step <= ?"
         with self._guard():
             rows = self._db.execute(f"SELECT file FROM vectors WHERE {before} AND file IS NOT NULL", key).fetchall()  # noqa: S608
-            with nullcontext() if rows else self._soon():
+            staged = self._db.execute(
+                f"SELECT step FROM memories WHERE {before} AND staged = 1",  # noqa: S608
+                key,
+            ).fetchall()
+            gone = self._outlived(key, counted) if staged else []
+            with nullcontext() if rows or gone else self._soon():
                 self._db.execute("BEGIN IMMEDIATE")
                 with self._db:
                     self._db.execute(f"UPDATE steps SET closed = 1, answer = NULL WHERE {before} AND closed = 0", key)  # noqa: S608
                     self._db.execute(f"DELETE FROM vectors WHERE {before}", key)  # noqa: S608
-            self._bulk.drop(name for (name,) in rows)
+                    for step, _ in gone:
+                        self._db.execute(f"DELETE FROM memories WHERE {_OF_STEP}", (*key[:3], step))  # noqa: S608
+                    if staged:
+                        self._db.execute(f"UPDATE memories SET staged = 0 WHERE {_OF_STEP}", (*key[:3], counted))  # noqa: S608
+            self._bulk.drop([name for (name,) in rows] + [name for _, name in gone if name is not None])
+
+    def _outlived(self, key: Key, counted: int) -> list[tuple[int, str | None]]:
+        """Of the memories up to a step, those that are not the site's any more: the steps they were staged for, and their files.
+        What is not counted was staged in vain; what is counted replaces what was before."""
+        rows = self._db.execute(
+            "SELECT step, staged, file FROM memories WHERE run = ? AND analysis = ? AND epoch = ? AND step <= ?", key
+        ).fetchall()
+        replaced = any(step == counted and staged for step, staged, _ in rows)
+        return [(step, file) for step, staged, file in rows if step != counted and (staged or replaced)]
+
+    def stage_memory(self, key: Key, tree: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Before the vector of a step goes out: what the site will remember if its part counts."""
+        pieces, content, file = parts(dict(tree)), None, None
+        if sum(map(len, pieces)) >= LARGE:
+            file = hashlib.sha256(json.dumps(["memory", *key]).encode()).hexdigest()[:32]
+            self._bulk.write(file, pieces)
+        else:
+            content = b"".join(pieces)
+        with self._guard(), self._soon():  # the vector's row, which waits for the disk, is written after it
+            self._db.execute("INSERT OR REPLACE INTO memories VALUES (?,?,?,?,1,?,?)", (*key, content, file))
+
+    def memory(self, run: str, analysis: str, epoch: int) -> dict[str, np.ndarray[Any, Any]]:
+        """What the site remembers in an analysis; nothing at first."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT body, file FROM memories WHERE run = ? AND analysis = ? AND epoch = ? AND staged = 0",
+                (run, analysis, epoch),
+            ).fetchone()
+            if row is None:
+                return {}
+            content = row[0] if row[1] is None else self._bulk.read(row[1])
+        if content is None:
+            raise damaged(self.path, "site's state", "the memory of a run is gone")
+        return dict(unpack(content))
 
     def drawing(self, run: str, epoch: int) -> tuple[str, bytes | None] | None:
         """The digest of the commitments of a run's graph, and its seed once it is known."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unisono.errors import DataError, UnisonoError
 from unisono.federation.ask import Ask
+from unisono.federation.contribution import BoundContribution, BoundReceipt, Kept, Memory, Part
 from unisono.methods.base import Method
 from unisono.methods.cohort import COHORT, CohortFlow, CohortSpec
 from unisono.methods.registry import build
@@ -45,11 +46,11 @@ class Worker(Protocol):
         """The patients that the ask's analysis is answered on."""
         ...
 
-    def contribution(self, ask: Ask) -> dict[str, NDArray[Any]]:
-        """This site's part, unmasked."""
+    def contribution(self, ask: Ask, memory: Memory) -> Part:
+        """This site's part, unmasked, and what the site is to remember if it counts."""
         ...
 
-    def receipt(self, ask: Ask) -> dict[str, Any]:
+    def receipt(self, ask: Ask, memory: Memory) -> Kept:
         """What the site keeps of a `tell`."""
         ...
 
@@ -80,20 +81,19 @@ class LocalWorker:
         """The patients that the ask's analysis is answered on (for the cohort step: those the target analysis will use)."""
         return self._prepare(ask).view
 
-    def contribution(self, ask: Ask) -> dict[str, NDArray[Any]]:
-        """This site's part, unmasked."""
+    def contribution(self, ask: Ask, memory: Memory) -> Part:
+        """This site's part, unmasked, and what the site is to remember if it counts."""
         prepared = self._prepare(ask)
-        bound = getattr(prepared.method, ask.contribution)
+        bound: BoundContribution[..., Any] = getattr(prepared.method, ask.contribution)
         with _naming(ask):
-            tree: dict[str, NDArray[Any]] = bound.compute(prepared.data, *ask.arguments)
-        return tree
+            return bound.part(prepared.data, memory, *ask.arguments)
 
-    def receipt(self, ask: Ask) -> dict[str, Any]:
+    def receipt(self, ask: Ask, memory: Memory) -> Kept:
         """What the site keeps of a `tell`."""
         prepared = self._prepare(ask)
+        bound: BoundReceipt[...] = getattr(prepared.method, ask.contribution)
         with _naming(ask):
-            sheet: dict[str, Any] = getattr(prepared.method, ask.contribution).compute(prepared.data, *ask.arguments)
-        return sheet
+            return bound.kept(prepared.data, memory, *ask.arguments)
 
     def _prepare(self, ask: Ask) -> _Prepared:
         key, imputed = (ask.analysis, ask.method), dict(ask.facts.imputed)

@@ -51,7 +51,8 @@ class EmbeddedExchange:
         for event in self._online.values():
             event.set()
         self._counts: dict[tuple[str, Phase, str | None], int] = {}
-        self._pool = ThreadPoolExecutor(max_workers=len(self.sites), thread_name_prefix="site")
+        # A thread each: a site that takes its time holds up no other one's.
+        self._threads = {name: ThreadPoolExecutor(max_workers=1, thread_name_prefix=name) for name in self.sites}
         self._returning: set[asyncio.Task[None]] = set()
 
     async def request(self, site: str, message: Message) -> object:
@@ -60,9 +61,16 @@ class EmbeddedExchange:
             raise LinkLost(site, message.phase)
         faults = self._due(site, message)
         await self._strike(site, message, [f for f in faults if f.when == "before"])
-        answer = await asyncio.get_running_loop().run_in_executor(self._pool, self.sites[site].answer, message)
+        answer = await asyncio.get_running_loop().run_in_executor(self._threads[site], self._answer, site, message)
         await self._strike(site, message, [f for f in faults if f.when == "after"])
         return answer
+
+    def connected(self, site: str) -> bool:
+        """Whether the site's link is up."""
+        return self._online[site].is_set()
+
+    def _answer(self, site: str, message: Message) -> object:
+        return self.sites[site].answer(message)  # the one that is there now: it may have been restarted while this waited
 
     async def online(self, site: str) -> None:
         """Returns when the site has a live link."""
@@ -72,7 +80,8 @@ class EmbeddedExchange:
         """Stop the threads. The sites belong to whoever made them."""
         for task in self._returning:
             task.cancel()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for thread in self._threads.values():
+            thread.shutdown(wait=True, cancel_futures=True)
 
     def _due(self, site: str, message: Message) -> list[Fault]:
         analysis = message.analysis

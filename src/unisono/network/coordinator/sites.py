@@ -70,6 +70,12 @@ class Line:
         said = self.about.get("methods") if self.end.is_online else None
         return said if isinstance(said, dict) else {}
 
+    @property
+    def packages(self) -> dict[str, Any] | None:
+        """Packages of methods and models by name, as the site said; None while it is away."""
+        said = self.about.get("packages") if self.end.is_online else None
+        return said if isinstance(said, dict) else ({} if self.end.is_online else None)
+
 
 class Sites:
     """Every site's line. All of it lives in the service's event loop.
@@ -98,6 +104,11 @@ class Sites:
     def lines(self) -> list[Line]:
         """All, by name."""
         return [self._lines[name] for name in sorted(self._lines)]
+
+    def is_online(self, name: str) -> bool:
+        """Whether a site has a live link; from any thread."""
+        line = self._lines.get(name)
+        return line is not None and line.end.is_online
 
     def arrived(self, line: Line, stream: Connection) -> None:
         """A stream is the site's link from now on."""
@@ -202,6 +213,10 @@ class NetworkExchange:
     async def online(self, site: str) -> None:
         """Returns when the site has a live link."""
         await self._there(self._online(site))
+
+    def connected(self, site: str) -> bool:
+        """Whether the site has a live link now."""
+        return self._sites.is_online(site)
 
     async def _ask(self, site: str, tree: Tree) -> dict[str, Any]:
         if site not in self._begun:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unisono.errors import ProtocolError
 from unisono.federation import exchange as x
@@ -39,6 +40,8 @@ def answer_tree(answer: object) -> Tree:
             return {"kind": "nothing"}
         case np.ndarray():
             return {"kind": "words", "words": answer}
+        case x.Collected(packed=packed):
+            return {"kind": "collected", "packed": packed}
         case x.Masked(part=part, next=following):
             return {"kind": "masked", "part": part.to_tree(), "next": _optional(following)}
         case x.Revealed(shares=shares, next=following):
@@ -103,8 +106,8 @@ def _circle(tree: Any) -> Circle:
     return circle
 
 
-def _key_tree(key: x.Key | None) -> list[Any] | None:
-    return None if key is None else list(key)
+def _key_tree(key: x.Key) -> list[Any]:
+    return list(key)
 
 
 def _key(tree: Any) -> x.Key:
@@ -114,8 +117,24 @@ def _key(tree: Any) -> x.Key:
     return run, analysis, epoch, step
 
 
-def _key_or_none(tree: Any) -> x.Key | None:
-    return None if tree is None else _key(tree)
+def _closes_tree(closes: x.Closes | None) -> Tree:
+    """`counted` is beside the key, where a version that knows no memories does not look."""
+    return {} if closes is None else {"closes": list(closes.key), "counted": closes.counted}
+
+
+def _closes(tree: Tree) -> x.Closes | None:
+    if tree.get("closes") is None:
+        return None
+    counted = tree.get("counted", -1)
+    if type(counted) is not int:
+        raise TypeError("not a step")
+    return x.Closes(_key(tree["closes"]), counted)
+
+
+def _closed(tree: Tree) -> x.Closes:
+    found = _closes({"closes": tree["key"], "counted": tree.get("counted", -1)})
+    assert found is not None
+    return found
 
 
 def _slot_tree(slot: x.NewSlot | None) -> list[str] | None:
@@ -141,6 +160,12 @@ def _words(value: Any) -> Words:
     return value
 
 
+def _bytes(value: Any) -> NDArray[np.uint8]:
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 1:
+        raise TypeError("not bytes")
+    return value
+
+
 _REQUESTS: dict[str, tuple[Callable[[Any], Tree], Callable[[Tree], x.Message]]] = {
     "commit": (lambda m: {"circle": _circle_tree(m.circle)}, lambda t: x.Commit(_circle(t["circle"]))),
     "advertise": (
@@ -163,14 +188,15 @@ _REQUESTS: dict[str, tuple[Callable[[Any], Tree], Callable[[Tree], x.Message]]] 
             "slot": m.slot,
             "inbox": m.inbox.to_tree(),
             "next": _slot_tree(m.next),
-            "closes": _key_tree(m.closes),
+            "closes": None,
+            **_closes_tree(m.closes),
         },
         lambda t: x.Mask(
             Ask.from_tree(t["ask"]),
             _text(t["slot"]),
             s.SealedInbox.from_tree(t["inbox"]),
             None if t["next"] is None else _slot(t["next"]),
-            _key_or_none(t["closes"]),
+            _closes(t),
         ),
     ),
     "agree": (
@@ -193,11 +219,21 @@ _REQUESTS: dict[str, tuple[Callable[[Any], Tree], Callable[[Tree], x.Message]]] 
         ),
     ),
     "plain": (
-        lambda m: {"ask": m.ask.to_tree(), "closes": _key_tree(m.closes)},
-        lambda t: x.Plain(Ask.from_tree(t["ask"]), _key_or_none(t["closes"])),
+        lambda m: {"ask": m.ask.to_tree(), "closes": None, **_closes_tree(m.closes)},
+        lambda t: x.Plain(Ask.from_tree(t["ask"]), _closes(t)),
     ),
-    "tell": (lambda m: {"ask": m.ask.to_tree()}, lambda t: x.Tell(Ask.from_tree(t["ask"]))),
-    "close": (lambda m: {"key": _key_tree(m.key)}, lambda t: x.Close(_key(t["key"]))),
+    "collect": (
+        lambda m: {"ask": m.ask.to_tree(), **_closes_tree(m.closes)},
+        lambda t: x.Collect(Ask.from_tree(t["ask"]), _closes(t)),
+    ),
+    "tell": (
+        lambda m: {"ask": m.ask.to_tree(), **_closes_tree(m.closes)},
+        lambda t: x.Tell(Ask.from_tree(t["ask"]), _closes(t)),
+    ),
+    "close": (
+        lambda m: {"key": list(m.key), "counted": m.closes.counted},
+        lambda t: x.Close(_closed(t)),
+    ),
 }
 
 _ANSWERED_BY = {
@@ -208,6 +244,7 @@ _ANSWERED_BY = {
     "agree": s.Agreement.kind,
     "unmask": "revealed",
     "plain": "words",
+    "collect": "collected",
 }
 """By phase; the others are answered with nothing."""
 
@@ -221,6 +258,7 @@ def _secagg_reader(kind: type[s.Message]) -> Callable[[Tree], object]:
 _ANSWERS: dict[str, Callable[[Tree], object]] = {
     "nothing": lambda _: None,
     "words": lambda t: _words(t["words"]),
+    "collected": lambda t: x.Collected(_bytes(t["packed"])),
     "masked": lambda t: x.Masked(s.MaskedInput.from_tree(t["part"]), _maybe(s.Advertise, t["next"])),
     "revealed": lambda t: x.Revealed(s.UnmaskShares.from_tree(t["shares"]), _maybe(s.Shares, t["next"])),
     **{kind.kind: _secagg_reader(kind) for kind in _SECAGG},

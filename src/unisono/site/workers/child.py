@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from unisono.federation.ask import Ask
+    from unisono.federation.contribution import Part
     from unisono.site.worker import LocalWorker
     from unisono.study.document import Study
 
 FOLDER = "unisono-worker-"
 """How the name of a worker's empty folder begins."""
+MEMORY = "memory "
+"""How the names of a new memory's arrays begin, beside the leaves, whose names are words."""
 MAX_TEXT = 64 * 1024
 """Characters of an error's text that are sent on."""
 
@@ -93,9 +96,14 @@ class _Servant:
         if request["do"] == "cohort":
             view = worker.cohort(ask)
             return {"answer": "cohort", "n": view.n, "rows": view.rows}
+        import numpy as np
+
+        memory = dict(zip(request["memory"]["names"], request["memory"]["arrays"], strict=True))
         if request["do"] == "contribution":
-            return _tree(worker.contribution(ask))
-        return {"answer": "sheet", "json": _text(json.dumps(worker.receipt(ask)))}
+            return _tree(worker.contribution(ask, memory))
+        kept = worker.receipt(ask, memory)
+        files = [np.ascontiguousarray(file, np.uint8) for file in kept.files.values()]
+        return {"answer": "sheet", "json": _text(json.dumps(dict(kept.sheet))), "names": list(kept.files), "files": files}
 
     def _begin(self, request: dict[str, Any]) -> Answer:
         from unisono.site.data.mapping import Mapping
@@ -138,7 +146,8 @@ class _Servant:
         )
 
 
-def _tree(tree: dict[str, NDArray[Any]]) -> Answer:
+def _tree(part: Part) -> Answer:
+    tree = {**part.tree, **{f"{MEMORY}{name}": array for name, array in (part.memory or {}).items()}}
     for name, array in tree.items():
         if type(name) is not str or array.dtype.kind not in "biuf":
             raise DataError(
@@ -148,7 +157,12 @@ def _tree(tree: dict[str, NDArray[Any]]) -> Answer:
                 rule="declared-shape",
                 remedy="This is a fault of the method; report it to its author.",
             )
-    return {"answer": "tree", "names": list(tree), "arrays": list(tree.values())}
+    return {
+        "answer": "tree",
+        "memory": part.memory is not None,
+        "names": list(tree),
+        "arrays": list(tree.values()),
+    }
 
 
 def _text(text: str) -> NDArray[np.uint8]:

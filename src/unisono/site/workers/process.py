@@ -26,10 +26,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from unisono.errors import DataError, UnisonoError, WorkerError
 from unisono.federation.ask import Ask
+from unisono.federation.contribution import Kept, Memory, Part
 from unisono.federation.tree import Tree
 from unisono.site.data import mapping_file
 from unisono.site.data.validation import Validation
 from unisono.site.worker import CohortView
+from unisono.site.workers.child import MEMORY
 from unisono.site.workers.limits import Limits, check_platform
 from unisono.site.workers.pipe import Garbled, decode, encode
 from unisono.site.workers.running import Ended, Running
@@ -102,15 +104,19 @@ class ProcessWorker:
             self._views[key] = known
         return known[1]
 
-    def contribution(self, ask: Ask) -> dict[str, NDArray[Any]]:
-        """This site's part, unmasked, in arrays that the process cannot reach."""
-        answer = self._asked("contribution", ask)
-        return dict(zip(answer["names"], answer["arrays"], strict=True))
+    def contribution(self, ask: Ask, memory: Memory) -> Part:
+        """This site's part, unmasked, and its new memory, in arrays that the process cannot reach."""
+        answer = self._asked("contribution", ask, memory)
+        arrays = dict(zip(answer["names"], answer["arrays"], strict=True))
+        own = answer["memory"]
+        tree = {name: array for name, array in arrays.items() if not name.startswith(MEMORY)}
+        kept = {name.removeprefix(MEMORY): array for name, array in arrays.items() if name.startswith(MEMORY)}
+        return Part(tree, kept if own else None)
 
-    def receipt(self, ask: Ask) -> dict[str, Any]:
+    def receipt(self, ask: Ask, memory: Memory) -> Kept:
         """What the site keeps of a `tell`."""
-        sheet: dict[str, Any] = self._asked("receipt", ask)["sheet"]
-        return sheet
+        answer = self._asked("receipt", ask, memory)
+        return Kept(answer["sheet"], dict(zip(answer["names"], answer["files"], strict=True)))
 
     # -- its life -----------------------------------------------------------------------------------------------------
 
@@ -145,8 +151,10 @@ class ProcessWorker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _asked(self, what: str, ask: Ask | None) -> Answer:
+    def _asked(self, what: str, ask: Ask | None, memory: Memory | None = None) -> Answer:
         request = {"do": what, "cpu": self.limits.cpu_seconds, "ask": None if ask is None else _tree_of(ask)}
+        if memory is not None:
+            request["memory"] = {"names": list(memory), "arrays": list(memory.values())}
         with self._lock:
             running = self._warm()
             return self._exchanged(running, request, self.limits.wall_seconds)
@@ -310,7 +318,9 @@ def _checked(asked: str, answer: Any) -> Answer:
             raise Garbled("a digest that is none")
         return {**answer, "report": _report(answer.get("report"))}
     if kind == "sheet":
-        return {"sheet": _json(answer.get("json"))}
+        if not _files_form(answer):
+            raise Garbled("files in another form")
+        return {"sheet": _json(answer.get("json")), "names": answer["names"], "files": answer["files"]}
     form = {"digest": _digest_form, "cohort": _cohort_form, "tree": _tree_form}[str(kind)]
     if not form(answer):
         raise Garbled("an answer in another form")
@@ -337,8 +347,19 @@ def _tree_form(answer: Answer) -> bool:
     return (
         isinstance(names, list)
         and isinstance(arrays, list)
+        and type(answer.get("memory")) is bool
         and len(names) == len(arrays) == len({name for name in names if isinstance(name, str)})
         and all(isinstance(array, np.ndarray) for array in arrays)
+    )
+
+
+def _files_form(answer: Answer) -> bool:
+    names, files = answer.get("names"), answer.get("files")
+    return (
+        isinstance(names, list)
+        and isinstance(files, list)
+        and len(names) == len(files) == len({name for name in names if isinstance(name, str)})
+        and all(isinstance(file, np.ndarray) and file.dtype == np.uint8 and file.ndim == 1 for file in files)
     )
 
 
