@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import warnings
 import zlib
 from collections.abc import Callable
@@ -111,13 +112,14 @@ def _too_large(pixels: int) -> Unreadable:
 def _png(content: bytes, _: ImageVariable) -> Picture:
     from PIL import Image
 
-    depth, colour = content[24], content[25]  # of the header chunk, which comes first (PNG, section 11.2.1)
+    # The header chunk comes first (PNG, section 11.2.1): nothing is unpacked before its size is known.
+    width, height, depth, colour = struct.unpack(">IIBB", content[16:26])
+    if width * height > MAX_PIXELS:
+        raise _too_large(width * height)
     if depth == 16 and colour != 0:
         remedy = "Save them with 8 bits a channel, or as grey levels with 16."
         raise Unreadable("are in colour with 16 bits a channel", "image-formats", remedy)
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        if image.width * image.height > MAX_PIXELS:  # before anything is unpacked
-            raise _too_large(image.width * image.height)
         if getattr(image, "n_frames", 1) > 1:
             raise Unreadable("are animations", "image-formats", "Save one picture of each.")
         deep = image.mode.startswith("I")  # grey levels with 16 bits
