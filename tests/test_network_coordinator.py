@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -648,24 +650,36 @@ def test_a_long_computation_of_one_study_does_not_hold_up_the_service(
 ) -> None:
     from unisono.network.coordinator import running
 
+    began, enough = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+
     def slow(*_: Any, **__: Any) -> None:
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:
+        began.set()
+        end = time.monotonic() + 30.0
+        while not enough.is_set() and time.monotonic() < end:
             pack(list(range(200)))
+        in_time.append(enough.is_set())
 
     monkeypatch.setattr(running, "write", slow)
 
-    async def go() -> float:
+    async def go() -> list[float]:
         async with net(tmp_path) as opened:
             digest = await opened.submit(engine.study("table"))
             done = asyncio.ensure_future(opened.until(digest, "finished"))
-            longest, before = 0.0, time.monotonic()
-            while not done.done():
+            while not began.is_set() and not done.done():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-                longest, before = max(longest, time.monotonic() - before), time.monotonic()
-            return longest
+            turns = []
+            for _ in range(100):  # while it computes
+                before = time.monotonic()
+                await asyncio.sleep(0.01)
+                turns.append(time.monotonic() - before)
+            enough.set()
+            await done
+            return turns
 
-    assert asyncio.run(go()) < 0.5
+    # The median: one turn is also late because the machine has other things to do.
+    assert median(asyncio.run(go())) < 0.5
+    assert in_time == [True]
 
 
 def test_one_coordinator_serves_a_folder(tmp_path: Path) -> None:
