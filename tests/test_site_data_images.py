@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from PIL import Image
 
 from tests.support import pictures
 from unisono.cli.main import main
+from unisono.errors import DataError
 from unisono.site.data.image_formats import Picture, decode
 from unisono.site.data.image_pixels import prepared
 from unisono.site.data.mapping_file import MappingProblems, load
 from unisono.site.data.propose import propose
 from unisono.site.data.readers import read
 from unisono.site.data.snapshot import freeze, row_hashes
+from unisono.site.workers.process import ProcessWorker
 from unisono.study.document import ImageVariable
 from unisono.study.load import dump_yaml
 
@@ -339,6 +342,31 @@ def test_a_compressed_volume_may_be_large_when_unpacked_but_not_beyond_the_limit
     assert file.stat().st_size < inside / 100
     monkeypatch.setattr("unisono.site.data.image_formats.MAX_UNPACKED", inside)
     assert shown(file, slice={"plane": "axial"}).shape == (1, 8, 8)
+
+
+def test_a_worker_process_reads_the_images_and_notices_when_it_reads_others_after_a_restart(site: Path) -> None:
+    with ProcessWorker(pictures.study(), site, None, "padua", SECRET) as worker:
+        assert "1 DICOM, 2 PNG" in worker.start()["scan"].conversion
+        assert worker.digest() == freeze(site, None, pictures.study(), "padua").digest
+        file = site.parent / "IM3"
+        content = file.read_bytes()
+        pictures.dicom(file, pictures.grey(50))
+        assert worker.digest()  # of the copy that is in use
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        assert refused(worker).rule == "frozen-data"
+        file.unlink()
+        error = refused(worker)
+        assert error.rule == "frozen-data" and "IM3" not in str(error.to_dict())
+        file.write_bytes(content)
+        assert worker.digest() == freeze(site, None, pictures.study(), "padua").digest
+
+
+def refused(worker: ProcessWorker) -> DataError:
+    with pytest.raises(DataError) as error:
+        worker.digest()
+    return error.value
 
 
 # --- proposals and commands ------------------------------------------------------------------------------------------

@@ -184,7 +184,12 @@ class ProcessWorker:
             "name": self._name,
             "secret": _bytes(self._secret),
         }
-        begun = self._exchanged(running, request, self.limits.start_seconds)
+        try:
+            begun = self._exchanged(running, request, self.limits.start_seconds)
+        except DataError as error:
+            if self._digest is None:
+                raise
+            raise self._changed() from error  # it names rows and files, and an answer that leaves the site may not
         if begun["study"] != self.study.digest():
             raise WorkerError(
                 "The worker process reads the study as another one than the agent.",
@@ -192,13 +197,16 @@ class ProcessWorker:
                 remedy="Install the same version of Unisono for both.",
             )
         if self._digest not in (None, begun["digest"]):
-            raise DataError(
-                f"The data file {self._source.name} was changed after this study began.",
-                rule="frozen-data",
-                remedy="To go on, put the file back as it was; to use the new data, start the study again with --fresh.",
-                where=str(self._source),
-            )
+            raise self._changed()
         self._digest, self._report = begun["digest"], begun["report"]
+
+    def _changed(self) -> DataError:
+        return DataError(
+            f"The data file {self._source.name}, or an image that it names, was changed after this study began.",
+            rule="frozen-data",
+            remedy="To go on, put the files back as they were; to use the new data, start the study again with --fresh.",
+            where=str(self._source),
+        )
 
     def _exchanged(self, running: Running, request: Tree, seconds: float) -> Answer:
         """One question and its answer. An answer that is an error is raised; without an answer the process is ended."""
