@@ -80,7 +80,7 @@ class CohortFlow(Method[CohortSpec]):
         return tuple(found)
 
     def prepare(self, table: Table) -> Table:
-        return Table(table.columns, table.n)  # of images it counts whether they are there
+        return table.without_images()
 
     # -- what leaves a site -------------------------------------------------------------------------------------------
 

@@ -107,7 +107,8 @@ class LocalWorker:
         if ask.method == COHORT:
             counted = build(self.study, ask.analysis)
             filled_in = dict.fromkeys(self.study.variables, 0.0)  # only who is selected matters here
-            keep = select(self.snapshot.table, self.study, counted.variables(), counted.rows, filled_in).keep
+            bare = self.snapshot.table.without_images()
+            keep = select(bare, self.study, counted.variables(), counted.rows, filled_in).keep
         rows = np.sort(self._hashes(counted.variables())[keep])
         prepared = _Prepared(method, method.prepare(selection.table), CohortView(len(rows), rows))
         self._prepared[key] = (imputed, prepared)

@@ -62,7 +62,7 @@ def select(
         for text in study.cohort.include:
             keep &= Expression.parse(text, study.variables).evaluate(table) == 1.0
             flow.append(int(np.count_nonzero(keep)))
-    chosen = Table(asked.columns, table.n).rows(keep)  # images follow at the end, so that they are copied once at most
+    chosen = asked.without_images().rows(keep)  # images follow at the end, so that they are copied once at most
     gaps = {name: np.isnan(chosen[name]) for name in variables}
     missing = {name: int(np.count_nonzero(gap)) for name, gap in gaps.items()}
     if rows != "cohort":

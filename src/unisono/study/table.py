@@ -48,6 +48,10 @@ class Table:
             {name: self.images[name] for name in names if name in self.images},
         )
 
+    def without_images(self) -> Table:
+        """The columns alone: which patients have images is in them, and images are large."""
+        return Table(self.columns, self.n)
+
     def having(self, columns: Mapping[str, Column]) -> Table:
         """The same patients and images, with these columns."""
         return Table(columns, self.n, self.images)

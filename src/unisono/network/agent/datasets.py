@@ -130,7 +130,7 @@ def check(dataset: Dataset, study: Study, site: str, policy: Policy) -> LocalChe
     filled_in = dict.fromkeys(study.variables, 0.0)  # only who is selected matters here
     for name in study.analyses:
         method = build(study, name)
-        keep = select(snapshot.table, study, method.variables(), method.rows, filled_in).keep
+        keep = select(snapshot.table.without_images(), study, method.variables(), method.rows, filled_in).keep
         patients[name] = int(np.count_nonzero(keep))
         try:
             disclosure.enough_patients(patients[name], policy.min_patients)

@@ -26,7 +26,7 @@ from unisono.study.table import Images
 
 MAX_FILE_BYTES = 256 << 20
 MAX_DECODED_BYTES = 4 << 30
-"""Of all pictures of one variable, as float32. A worker process needs about twice as much."""
+"""Of all pictures of one variable, as float32. A worker process that trains on them needs about three times as much."""
 _NAME_SHOWN = 80
 _CONTENT_BITS = 52
 """As many as a float64 holds exactly, beside its sign and exponent."""

@@ -41,8 +41,8 @@ def _intensity(pixels: Pixels, rule: Intensity, dark_is_high: bool) -> Pixels:
     """Within [0, 1]. A file whose high values are shown dark is turned, so that bright is high in every hospital's."""
     if rule.window is not None:
         low, high = rule.window
-        unit = np.clip((pixels - low) / (high - low), 0.0, 1.0)
-        return 1.0 - unit if dark_is_high else unit
+        above = high - pixels if dark_is_high else pixels - low
+        return np.clip(above / (high - low), 0.0, 1.0)
     assert rule.percentiles is not None
     turned = -pixels if dark_is_high else pixels
     low, high = (float(v) for v in np.percentile(turned, rule.percentiles))
