@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support import pictures
 from unisono.errors import MissingExtra
+from unisono.site.data.image_formats import Unreadable, decode
+from unisono.site.data.image_pixels import prepared
 from unisono.site.data.problems import DataProblems
 from unisono.site.data.snapshot import freeze
+from unisono.study.document import ImageVariable
 
 GOOD = "good.png"
 
@@ -122,16 +129,49 @@ DAMAGED = {
     "a cut DICOM": lambda f: cut(pictures.dicom(f, pictures.grey(1, 64, 64))),
     "a PNG of nothing": lambda f: f.write_bytes(b"\x89PNG\r\n\x1a\n"),
     "gzip of something else": lambda f: f.write_bytes(zlib.compress(b"x" * 999, wbits=31)),
+    "a NIfTI header of another size": lambda f: f.write_bytes(b"\0" + bytes(343) + b"n+1\0" + bytes(40)),
     "a cut gzip": lambda f: f.write_bytes(zlib.compress(b"x" * 999, wbits=31)[:-4]),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_file_is_refused_in_our_words(kind: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_in_our_words(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     DAMAGED[kind](tmp_path / "bad")
     told = refusal(tmp_path, "bad")
+    assert capfd.readouterr() == ("", "") and not caplog.records
     assert told.rule == "readable-image"
     assert "names files that cannot be read (first 'bad'), in row 3" in told.what
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_whatever_is_changed_in_a_file_it_is_a_picture_or_refused_in_our_words(data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(_files())))
+    for place, byte in data.draw(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=8)):
+        content[place % len(content)] = byte
+    variable = pictures.study(slice={"plane": "axial"}, frame=1).variables["scan"]
+    assert isinstance(variable, ImageVariable)
+    try:
+        found = prepared(decode(bytes(content), variable), variable)
+    except Unreadable as refused:
+        assert refused.remedy
+    else:
+        assert found.shape == (1, 8, 8) and found.min() >= 0 and found.max() <= 1
+
+
+@cache
+def _files() -> list[bytes]:
+    """One of each format."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files = [
+            pictures.png(folder / "a.png", pictures.grey(1)),
+            pictures.nifti(folder / "a.nii", np.ones((8, 8, 4), np.int16)),
+            pictures.dicom(folder / "a.dcm", pictures.grey(1), RescaleSlope=2, RescaleIntercept=1),
+        ]
+        return [file.read_bytes() for file in files]
 
 
 def test_a_cut_volume_is_refused(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ a DICOM file holds the patient's name. Of a DICOM file only the tags that its pi
 from __future__ import annotations
 
 import io
+import logging
 import math
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,8 +66,7 @@ def decode(content: bytes, variable: ImageVariable) -> Picture:
     """The picture in a file. `Unreadable` if there is none; `MissingExtra` if its format's reader is not installed."""
     read = _reader(content)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote what is in the file
+        with _quietly():
             picture = read(content, variable)
     except ImportError:
         raise MissingExtra(
@@ -81,6 +82,22 @@ def decode(content: bytes, variable: ImageVariable) -> Picture:
         remedy = "Replace NaN and infinite values in the files, for example by the value of the background."
         raise Unreadable("have pixels that are not finite numbers", "image-pixels", remedy)
     return picture
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the readers' warnings and logs: they quote what is in the file."""
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "PIL")]
+    were = [logger.disabled for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.disabled = True
+            yield
+    finally:
+        for logger, was in zip(loggers, were, strict=True):
+            logger.disabled = was
 
 
 def _reader(content: bytes) -> Callable[[bytes, ImageVariable], Picture]:
