@@ -192,12 +192,8 @@ class _Parser:
         self.used[name] = None
         variable = self.variables[name]
         if isinstance(variable, ImageVariable) and not known:
-            raise self._refusal(
-                node,
-                f"{name!r} is an image, which no rule can compute with",
-                "expression-type",
-                f"Ask only whether there is one: known({name}).",
-            )
+            what, remedy = f"{name!r} is an image.", f"Ask only whether there is one: known({name})."
+            raise self._refusal(node, what, "expression-type", remedy)
         if isinstance(variable, CategoryVariable):
             return _Typed("category", lambda table: table[name], levels=tuple(variable.levels), text=name)
         return _Typed(
