@@ -1,0 +1,75 @@
+"""A site's patients for training: which are trained on and which validate, and both as tensors.
+
+Importable without PyTorch; tensors are made when a contribution first needs them, and kept for the next round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.study.table import Table
+
+if TYPE_CHECKING:
+    import torch
+
+    from unisono.methods.training.models.base import Batch
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """n patients as a network is given them: inputs, and targets (n, ...) as the task made them."""
+
+    batch: Batch
+    target: torch.Tensor
+    n: int
+
+    def take(self, rows: torch.Tensor | slice) -> Tensors:
+        """Some of the patients: indices (m,), or a slice."""
+        batch = self.batch
+        image = None if batch.image is None else batch.image[rows]
+        target = self.target[rows]
+        return Tensors(type(batch)(batch.numbers[rows], batch.categories[rows], image), target, len(target))
+
+    def to(self, device: torch.device) -> Tensors:
+        """The same patients on a device."""
+        return Tensors(self.batch.to(device), self.target.to(device), self.n)
+
+
+@dataclass(frozen=True)
+class Patients:
+    """One site's cohort of an analysis. train, valid (n,): who is trained on, who validates. made: tensors, by what they were
+    made from."""
+
+    table: Table = field(repr=False)
+    train: NDArray[np.bool_] = field(repr=False)
+    valid: NDArray[np.bool_] = field(repr=False)
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """(n,) true for the patients that validate: `fraction` of them, one at least and not all, if it is not 0.
+
+    Drawn from the study's seed and the number of patients alone, so that every round, and every method with this seed, has
+    the same patients on the same side.
+    """
+    chosen = np.zeros(n, np.bool_)
+    if fraction > 0 and n > 1:
+        number = min(max(round(fraction * n), 1), n - 1)
+        chosen[philox(seed, "split").permutation(n)[:number]] = True
+    return chosen
+
+
+def philox(*key: object) -> np.random.Generator:
+    """A generator of its own for each purpose (Salmon et al. 2011), keyed by the study's seed and the purpose's name."""
+    return np.random.Generator(np.random.Philox(key=drawn(*key)))
+
+
+def drawn(*key: object) -> int:
+    """63 bits from a key's parts."""
+    text = "unisono-training " + " ".join(map(str, key))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -1,0 +1,98 @@
+"""What a site works with in a round: the network, its patients as tensors, and the study's settings for local work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unisono.methods.training import local
+from unisono.methods.training.data import Patients, Tensors
+from unisono.methods.training.local import Pull, Trained, Work
+from unisono.methods.training.models.vector import Entry
+from unisono.methods.training.network import Network
+from unisono.methods.training.preprocessing import Columns, Prepared
+from unisono.methods.training.progress import MOST_LOSS
+from unisono.methods.training.spec import CLASSES, Local, TrainingSpec
+
+Vector = NDArray[np.float32]
+
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """One site's, with its training and validation patients."""
+
+    spec: TrainingSpec
+    network: Network
+    prepared: Prepared
+    train: Tensors
+    valid: Tensors
+
+    @staticmethod
+    def of(
+        spec: TrainingSpec, network: Network, columns: Columns, patients: Patients, prepared: NDArray[np.float64]
+    ) -> Workplace:
+        """Made anew only when the preprocessing changes: once in an analysis."""
+        key = prepared.tobytes()
+        if key not in patients.made:
+            read = columns.read(prepared)
+            fitted = network.fitted(read)
+            patients.made.clear()
+            patients.made[key] = Workplace(spec, fitted, read, *fitted.tensors_of(patients, read))
+        found: Workplace = patients.made[key]
+        return found
+
+    def rate(self, round: int) -> float:
+        """The learning rate of a round (from 1)."""
+        return self.spec.local.rate * self.spec.local.schedule.of(round, self.spec.rounds.most)
+
+    def trained(
+        self,
+        start: Vector,
+        round: int,
+        *,
+        pull: Pull | None = None,
+        chosen: Callable[[Entry], bool] | None = None,
+        settings: Local | None = None,
+        purpose: str = "",
+    ) -> Trained:
+        """Local work of one round from the model `start`. pull: the method's own term. chosen: tensors that are trained, if
+        not all. settings: other ones than the study's `local`. purpose: keeps the draws of a second piece of work apart."""
+        settings = settings or self.spec.local
+        weights = self.prepared.class_weights(settings.class_weights)
+        key = (self.spec.seed, "round", round, purpose)
+        work = Work(settings, self.rate(round), key, weights, chosen)
+        return local.train(self.network, start, self.train, work, pull)
+
+    def validation(self, model: Vector) -> dict[str, float]:
+        """On the validation patients, as sums: loss, how many were classified rightly (0 where there are no classes), how
+        many there are."""
+        predicted = local.outputs(self.network, model, self.valid)
+        loss = np.minimum(local.losses(self.network, predicted, self.valid), MOST_LOSS).sum()
+        return {"loss": float(loss), "correct": self._correct(predicted.numpy()), "patients": float(self.valid.n)}
+
+    def _correct(self, outputs: NDArray[np.float32]) -> float:
+        if self.network.task.kind not in CLASSES:
+            return 0.0
+        chosen = outputs.argmax(axis=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0
+        return float((chosen == self.valid.target[:, 0].numpy()).sum())
+
+    def part(self, model: Vector, trained: Trained, validated: dict[str, float] | None) -> dict[str, NDArray[Any]]:
+        """This site's part of a round's mean: the change of the model, and beside it means over its patients. validated:
+        `validation` of the model that was broadcast, or None in a round without one."""
+        change, weights = trained.vector - model, self.network.weights
+        tree: dict[str, NDArray[Any]] = {"update": change[:weights]}
+        if weights < len(change):
+            tree["statistics"] = change[weights:]
+        n = self.train.n + self.valid.n
+        sums = validated or {"loss": 0.0, "correct": 0.0, "patients": 0.0}
+        tree |= {f"validation_{name}": np.asarray(total / n) for name, total in sums.items()}
+        return {**tree, "loss": np.asarray(min(trained.loss, MOST_LOSS)), "steps": np.asarray(float(trained.steps))}
+
+    def predicted(self, model: Vector) -> dict[str, NDArray[np.float64]]:
+        """What the model says of the validation patients, by name."""
+        return self.network.task.predict(local.outputs(self.network, model, self.valid).numpy())
