@@ -177,6 +177,9 @@ class TrainingSpec(Spec):
 
     def _type_problems(self, key: str, name: str, study: Study) -> list[Problem]:
         variable, expected = study.variables[name], {"time": NumberVariable, "event": BooleanVariable}.get(key)
+        if isinstance(variable, ImageVariable):
+            remedy = "Name a boolean, a category or a number as the outcome, and the image among the features."
+            return [Problem((key,), f"{name!r} is an image, which no network predicts.", "variable-type", remedy)]
         if key == "outcome" and self.task is not None:
             kinds = {"binary": BooleanVariable, "multiclass": CategoryVariable, "number": NumberVariable}
             expected = kinds[self.task]
