@@ -256,12 +256,12 @@ METHODS: tuple[type[Method[Any]], ...] = (Averages, Loop, Moody, Curious, Wild, 
 
 
 @contextmanager
-def installed() -> Iterator[None]:
-    """These methods are installed for a while, as a site's administrator would install a package."""
+def installed(*more: type[OfOne]) -> Iterator[None]:
+    """These methods are installed for a while, as a site's administrator would install a package. more: of one test file."""
     registry.methods()  # the built-in ones first
-    registry._registered.update({cls.name: cls for cls in METHODS})
+    registry._registered.update({cls.name: cls for cls in (*METHODS, *more)})
     try:
         yield
     finally:
-        for cls in METHODS:
+        for cls in (*METHODS, *more):
             del registry._registered[cls.name]

@@ -215,7 +215,11 @@ def collected(packed: NDArray[np.uint8], leaves: Mapping[str, Leaf], site: str) 
     """The part that one site gave to a `collect`: `ProtocolError` unless it holds exactly the declared leaves, each an array of its
     declared shape (a blob: at most so many bytes), of real numbers within the declared bound."""
     tree = unpack(packed.tobytes())
-    fits = isinstance(tree, dict) and set(tree) == set(leaves) and all(map(fits_leaf, tree.values(), map(leaves.get, tree)))
+    fits = (
+        isinstance(tree, dict)
+        and set(tree) == set(leaves)
+        and all(map(fits_leaf, tree.values(), map(leaves.get, tree)))
+    )
     if not fits:
         raise ProtocolError(
             f"What {site} gave is not what was declared.",

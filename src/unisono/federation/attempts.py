@@ -19,8 +19,8 @@ from unisono.federation.events import Kind
 from unisono.federation.exchange import Exchange
 from unisono.federation.journal import Journal
 from unisono.federation.rounds import Opened, Round
-from unisono.federation.waiting import together
 from unisono.federation.slots import Incomplete
+from unisono.federation.waiting import together
 from unisono.protection.encoding.codec import codec
 from unisono.protection.secagg.aggregate import AggregatorSession
 from unisono.protection.secagg.parameters import Parameters, derive

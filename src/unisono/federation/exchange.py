@@ -19,7 +19,9 @@ from unisono.protection.secagg import messages as secagg
 
 Key = tuple[str, str, int, int]
 """What one opening is counted by: (run, analysis, epoch, step)."""
-Phase = Literal["commit", "advertise", "share", "mask", "agree", "unmask", "deliver", "plain", "collect", "tell", "close"]
+Phase = Literal[
+    "commit", "advertise", "share", "mask", "agree", "unmask", "deliver", "plain", "collect", "tell", "close"
+]
 PHASES: tuple[Phase, ...] = (
     "commit",
     "advertise",

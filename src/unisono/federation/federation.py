@@ -203,9 +203,7 @@ class Federation:
         (part,) = await self._collected(site, contribution, arguments)
         return part
 
-    async def _collected(
-        self, of: str, contribution: BoundContribution[..., T], arguments: Sequence[Any]
-    ) -> list[T]:
+    async def _collected(self, of: str, contribution: BoundContribution[..., T], arguments: Sequence[Any]) -> list[T]:
         ask = replace(self._ask("collect", contribution, arguments), of=of)
         record = self._replayed("collected", ask)
         if record is None:
@@ -223,7 +221,9 @@ class Federation:
         assert record.body is not None  # never pruned
         leaves = contribution.declaration(self.facts, *arguments).leaves
         self.counted = tuple(sorted(record.body["parts"]))
-        return [contribution.rebuild(collected(part, leaves, site)) for site, part in sorted(record.body["parts"].items())]
+        return [
+            contribution.rebuild(collected(part, leaves, site)) for site, part in sorted(record.body["parts"].items())
+        ]
 
     async def align(self, identifiers: BoundContribution[P, T], *arguments: P.args, **_: P.kwargs) -> None:
         """Private set intersection of patient identifiers: refused by every site's default policy."""

@@ -46,7 +46,6 @@ from unisono.protection.secagg.aggregate import AggregatorSession
 FIRST_BYTES = 16
 
 
-
 @dataclass(frozen=True)
 class Opened:
     """A sum that was opened. `recovered`: sites lost after masking, whose part counts. `first_bytes`: of what the

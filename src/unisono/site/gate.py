@@ -175,7 +175,12 @@ def covered(
 
 
 def collectable(
-    ask: Ask, admitted: Admitted, policy: Policy, now: datetime, state: SiteState, method_of: Callable[[Ask], Method[Any]]
+    ask: Ask,
+    admitted: Admitted,
+    policy: Policy,
+    now: datetime,
+    state: SiteState,
+    method_of: Callable[[Ask], Method[Any]],
 ) -> None:
     """Everything about a part that the coordinator is to see: allowed by policy and permit by name."""
     allowance = permitted(ask, admitted, policy, now, ("collect",))
@@ -191,9 +196,7 @@ def collectable(
     check_retry(state.step(ask.key), ask)
 
 
-def _limited(
-    ask: Ask, admitted: Admitted, allowance: Allowance, state: SiteState, method: Method[Any]
-) -> Declaration:
+def _limited(ask: Ask, admitted: Admitted, allowance: Allowance, state: SiteState, method: Method[Any]) -> Declaration:
     """How often, and at which arguments; what is declared there."""
     _often(ask, admitted.permit, allowance, state)
     check_facts(admitted.study, ask.facts)

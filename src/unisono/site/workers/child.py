@@ -103,7 +103,12 @@ class _Servant:
             return _tree(worker.contribution(ask, memory))
         kept = worker.receipt(ask, memory)
         files = [np.ascontiguousarray(file, np.uint8) for file in kept.files.values()]
-        return {"answer": "sheet", "json": _text(json.dumps(dict(kept.sheet))), "names": list(kept.files), "files": files}
+        return {
+            "answer": "sheet",
+            "json": _text(json.dumps(dict(kept.sheet))),
+            "names": list(kept.files),
+            "files": files,
+        }
 
     def _begin(self, request: dict[str, Any]) -> Answer:
         from unisono.site.data.mapping import Mapping
