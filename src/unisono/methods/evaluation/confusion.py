@@ -2,7 +2,7 @@
 
 A cell of fewer than `min_count` patients is hidden, and further cells until no hidden one follows from those shown, the
 totals and the accuracy; a rate that would give a hidden cell away is hidden with it. Accuracy and mean F1 are over all
-patients and always shown.
+patients, and shown unless they alone would tell a small cell.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Mask = NDArray[np.bool_]
 def binary(positive: tuple[int, int], negative: tuple[int, int], threshold: float, rules: Rules) -> dict[str, Any]:
     """positive, negative: (at or above the threshold, below it), of patients with and without the outcome."""
     cells = np.array([[positive[0], negative[0]], [positive[1], negative[1]]])
-    hidden = hidden_cells(cells, rules.min_count)[0].any()
+    hidden = bool(hidden_cells(cells, rules.min_count)[0].any())
+    tells = hidden and not cells.sum(axis=0).all()  # of one outcome only: the accuracy is its one rate
     (tp, fp), (fn, tn) = cells.tolist()
     names = ("true_positive", "false_negative", "false_positive", "true_negative")
     rates = {
@@ -36,13 +37,13 @@ def binary(positive: tuple[int, int], negative: tuple[int, int], threshold: floa
         **{name: None if hidden else n for name, n in zip(names, (tp, fn, fp, tn), strict=True)},
         **{k: dict(HIDDEN) if hidden else wilson(a, b, rules.confidence) for k, (a, b) in rates.items()},
         "f1": dict(HIDDEN) if hidden else metric(_f1(cells)[0]),
-        "accuracy": wilson(tp + tn, tp + fn + fp + tn, rules.confidence),
+        "accuracy": dict(HIDDEN) if tells else wilson(tp + tn, tp + fn + fp + tn, rules.confidence),
     }
 
 
 def multiclass(matrix: Counts, classes: tuple[str, ...], rules: Rules) -> dict[str, Any]:
     """matrix: (k, k) patients by predicted class (rows) and true class (columns)."""
-    blank, rows, columns = hidden_cells(matrix, rules.min_count)
+    blank, rows, columns, tells = hidden_cells(matrix, rules.min_count)
     right = np.diag(matrix)
     f1 = _f1(matrix)
     truly = matrix.sum(axis=0)
@@ -64,47 +65,48 @@ def multiclass(matrix: Counts, classes: tuple[str, ...], rules: Rules) -> dict[s
             }
             for k, name in enumerate(classes)
         ],
-        "accuracy": wilson(int(right.sum()), int(matrix.sum()), rules.confidence),
-        "macro_f1": metric(float(f1[present].mean()) if present.any() else None),
-        "weighted_f1": metric(float((f1 * truly).sum() / truly.sum()) if present.any() else None),
+        "accuracy": dict(HIDDEN) if tells else wilson(int(right.sum()), int(matrix.sum()), rules.confidence),
+        "macro_f1": metric(None if tells or not present.any() else float(f1[present].mean())),
+        "weighted_f1": metric(None if tells or not present.any() else float((f1 * truly).sum() / truly.sum())),
     }
 
 
-def hidden_cells(matrix: Counts, min_count: int) -> tuple[Mask, Mask, Mask]:
-    """Which cells (k, k), row totals (k,) and column totals (k,) are hidden. Until no small one follows: beside what
-    `suppression.hide_cells` guards against, the accuracy tells the sum of the diagonal."""
+def hidden_cells(matrix: Counts, min_count: int) -> tuple[Mask, Mask, Mask, bool]:
+    """Which cells (k, k), row totals (k,) and column totals (k,) are hidden, and whether the accuracy must be too.
+
+    Beside what `suppression.hide_cells` guards against, the accuracy tells the sum of the diagonal: further cells are hidden, the
+    smallest first and those of nobody last, until no small one follows. A class that nobody has is known to have no cells;
+    if therefore one still follows, the accuracy goes.
+    """
     columns = hide_groups(matrix.sum(axis=0), min_count)
     blank, rows = hide_cells(matrix, columns, min_count)
+    there = matrix.sum(axis=0) > 0
     while _follows(matrix, blank, rows, columns, min_count):
         left = np.argwhere(~blank & (matrix > 0))
         if len(left):
             i, j = left[np.argmin(matrix[tuple(left.T)])]
             blank[i, j] = True
-        elif not rows.all():
+        elif not (rows.all() and blank[:, there].all()):
             rows[:] = True
+            blank[:, there] = True
         else:
-            break
-    return blank, rows, columns
+            return blank, rows, columns, True
+    return blank, rows, columns, False
 
 
 def _follows(matrix: Counts, blank: Mask, rows: Mask, columns: Mask, min_count: int) -> bool:
-    """Whether a hidden small cell is the same in all solutions of a reader's linear equations."""
+    """Whether a hidden small cell is the same in all solutions of a reader's linear equations: then the equation that says
+    what it is lies in the space that theirs span."""
     places = np.argwhere(blank)
     small = (matrix[blank] > 0) & (matrix[blank] < min_count)
     if not small.any():
         return False
-    k = len(matrix)
+    k = np.arange(len(matrix))[:, None]
     row, column = places.T
-    equations = [
-        (row == np.arange(k)[:, None])[~rows],
-        (column == np.arange(k)[:, None])[~columns],
-        (row == column)[None, :],
-        np.ones((1, len(places)), bool),
-    ]
-    _, singular, directions = np.linalg.svd(np.vstack(equations).astype(np.float64), full_matrices=True)
-    rank = int((singular > 1e-9).sum())
-    free = np.abs(directions[rank:]).max(axis=0, initial=0.0) > 1e-9
-    return bool((small & ~free).any())
+    known = [(row == k)[~rows], (column == k)[~columns], (row == column)[None, :], np.ones((1, len(places)), bool)]
+    _, singular, space = np.linalg.svd(np.vstack(known).astype(np.float64), full_matrices=False)
+    told = (space[singular > 1e-9] ** 2).sum(axis=0) > 1 - 1e-9
+    return bool((small & told).any())
 
 
 def _f1(matrix: Counts) -> NDArray[np.float64]:

@@ -33,12 +33,13 @@ class SurvivalEvaluation(Evaluation):
         times: Sequence[int] = (),
         step: float = 1.0,
         bounds: tuple[float, float] | None = None,
-        bins: int = 100,
+        bins: int | None = None,
         confidence: float = 0.95,
         min_count: int = 10,
     ) -> None:
         """points: of the grid. times: grid positions at which survival is predicted, increasing. step: of the grid, in its
-        unit. bounds: of the risk; without them it may be of any size."""
+        unit. bounds: of the risk; without them it may be of any size. bins: of the risk; 100, or fewer on a long grid."""
+        bins = max(min(100, MOST_CELLS // (2 * points)), 2) if bins is None else bins
         if 2 * points * bins > MOST_CELLS:
             raise MethodError(
                 f"A grid of {points} times and {bins} bins of the risk make a histogram of more than {MOST_CELLS} cells.",
@@ -64,7 +65,8 @@ class SurvivalEvaluation(Evaluation):
 
     def part(self, predicted: Array, target: Array) -> dict[str, Array]:
         """predicted (n, 1 + m), target (n, 2); (n,) is read as (n, 1)."""
-        columns = np.asarray(predicted, np.float64).reshape(len(target), -1)
+        columns = np.asarray(predicted, np.float64)
+        columns = columns[:, None] if columns.ndim == 1 else columns
         position, event = np.asarray(target[:, 0]).astype(np.int64), target[:, 1]
         cells = table(position, event, self.scale.index(columns[:, 0]), self.points, self.scale.bins)
         if not self.brier.times:
