@@ -27,6 +27,7 @@ _BUILT_IN = (
     "unisono.methods.statistics.glm",
     "unisono.methods.survival.kaplan_meier",
     "unisono.methods.survival.cox",
+    "unisono.methods.evaluation.evaluate",
 )
 _registered: dict[str, type[Method[Any]]] = {}
 
