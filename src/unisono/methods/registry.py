@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from unisono.errors import MethodError, StudyError
 from unisono.methods.base import Method, Spec
+from unisono.methods.packages import GROUP_METHODS, GROUP_MODELS, Package, brings, package_of, packages_of
 from unisono.study.document import Study
 from unisono.study.problems import Problem, from_pydantic
 
@@ -60,7 +61,7 @@ def method(name: str, *, version: int, spec: type[Spec]) -> Callable[[C], C]:
 def _load() -> None:
     for module in _BUILT_IN:
         import_module(module)
-    for point in entry_points(group="unisono.methods"):
+    for point in entry_points(group=GROUP_METHODS):
         point.load()
 
 
@@ -80,6 +81,27 @@ def versions_for(study: Study) -> dict[str, int]:
     """What is installed here of what a study's analyses run, the built-in ``cohort`` step too. `StudyError` if one is not."""
     used = {"cohort", *(written.method for written in study.analyses.values())}
     return {name: find(name).version for name in sorted(used)}
+
+
+def packages_for(study: Study) -> dict[str, Package]:
+    """What a study's analyses run that a package brings, methods and models (``model: {kind: ...}``), by the package's name. What is
+    not installed here is not among them."""
+    models, found = packages_of(GROUP_MODELS), {}
+    for written in study.analyses.values():
+        model = written.parameters.get("model")
+        kind = model.get("kind") if isinstance(model, dict) else None
+        for package in (_brought_by(written.method), models.get(kind) if isinstance(kind, str) else None):
+            if package is not None:
+                found[package.name] = package
+    return {name: found[name] for name in sorted(found)}
+
+
+def _brought_by(name: str) -> Package | None:
+    """The package of a method; None for Unisono's own, and for one that is not installed."""
+    _load()
+    cls = _registered.get(name)
+    points = [] if cls is None else [p for p in entry_points(group=GROUP_METHODS) if brings(p, cls.__module__)]
+    return next((package_of(point.dist) for point in points if point.dist is not None), None)
 
 
 def find(name: str) -> type[Method[Any]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from scipy.special import expit
 
 from unisono.study.table import Table
 
@@ -273,5 +274,5 @@ def task_from(written: Mapping[str, Any]) -> Binary | Multiclass | Number | Cox 
 
 
 def _sigmoid(f: Outputs) -> Array:
-    """1 / (1 + exp(-f)) without overflow."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * f.astype(np.float64))))
+    """1 / (1 + exp(-f)), accurate in both tails."""
+    return np.asarray(expit(f.astype(np.float64)))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from unisono.engines.environment import environment
 from unisono.federation.tree import Tree
+from unisono.methods.packages import packages, to_tree
 from unisono.methods.registry import versions
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.preflight.report import Report
@@ -23,6 +24,7 @@ def about(folder: AgentFolder, studies: int, now: datetime) -> Tree:
     """The tree of the hello. studies: how many are answered now."""
     return {
         "methods": versions(),
+        "packages": to_tree(packages()),
         "environment": environment(),
         "time_ms": round(now.timestamp() * 1000),
         "readiness": {

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from unisono.errors import ProtocolError, StudyError
+from unisono.methods.packages import packages, same_packages, to_tree
 from unisono.methods.registry import check as method_checks
 from unisono.methods.registry import versions_for
 from unisono.methods.versions import same_methods
@@ -37,13 +38,14 @@ class Offer:
 
         `StudyError` if the study is wrong or names a method that is not installed here; `NetworkError` if the signature is not
         over this document; `ProtocolError` if it holds control characters, or the roster does not list this site with its own
-        key, or the coordinator runs another version of a method, or the message is none.
+        key, or the coordinator runs another version of a method or package, or the message is none.
         """
         try:
             document, submitted, theirs = tree["study"], tree["submitted"], tree["methods"]
+            needed = tree.get("packages", {})  # older coordinators have none
             if not isinstance(document, str) or not isinstance(submitted, str) or len(document) > MAX_BYTES:
                 raise TypeError("not texts")
-            if not isinstance(theirs, dict):
+            if not isinstance(theirs, dict) or not isinstance(needed, dict):
                 raise TypeError("no versions")
             datetime.fromisoformat(submitted)
             content = json.loads(document)
@@ -57,6 +59,7 @@ class Offer:
             ) from error
         if not isinstance(content, dict):
             raise StudyError("The document is no study.", rule="study-file", remedy="Submit a study document.")
+        same_packages(needed, to_tree(packages()), name)  # first: without it the study's models are unknown here
         study, signature = load(content, method_checks), StudySignature.from_tree(tree.get("signature"))
         if not re.fullmatch(SLUG, signature.researcher):
             raise ProtocolError(

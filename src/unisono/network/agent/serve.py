@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from unisono.errors import NetworkError, ProtocolError, UnisonoError
@@ -35,6 +36,7 @@ from unisono.network.log import Clock, Listener, Log, both, nobody
 from unisono.network.monitoring.address import Loopback, chosen
 from unisono.network.monitoring.listener import Listener as Monitoring
 from unisono.network.stopping import asked_by_signals
+from unisono.site import packages
 from unisono.site.agent import Site, utc_now
 from unisono.site.workers.limits import check_platform
 
@@ -45,12 +47,12 @@ _TRY_AGAIN_S = 600.0
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve. farewell_s: how long the last answers may take to be sent when the agent is stopped. metrics: where metrics
-    and health are shown, in the place of the setting."""
+    """How to serve. make_worker: None for a process of its own. farewell_s: how long the last answers may take to be sent when the
+    agent is stopped. metrics: where metrics and health are shown, in the place of the setting."""
 
     pace: Pace = field(default_factory=Pace)
     clock: Clock = utc_now
-    make_worker: MakeWorker = make_worker
+    make_worker: MakeWorker | None = None
     listener: Listener = nobody
     proxy: str | None = None
     farewell_s: float = 10.0
@@ -91,6 +93,8 @@ class Agent:
         self._folder = folder
         self._options = options
         self._settings = folder.settings()
+        installed = packages.activate(folder.path)  # before anything asks for methods or models
+        make = options.make_worker or partial(make_worker, packages=installed)
         self._monitor = Monitor()
         self._log = Log(folder.log, options.clock, both(self._monitor.hear, options.listener))
         self._credentials = folder.credentials()
@@ -100,7 +104,7 @@ class Agent:
         self._later = LaterClock(options.clock)
         self._site = Site(name, folder.path, home.identity(), policy, clock=options.clock, permits_until=self._later)
         self._clock_trouble: NetworkError | None = None
-        self._studies = Studies(folder, self._site, self._inbox, self._log, options.make_worker)
+        self._studies = Studies(folder, self._site, self._inbox, self._log, make)
         self._requests = Requests(name, folder, self._inbox, self._studies, self._log, options.clock)
         self._requests.offered = lambda _: self._news.set()
         self._answers = Answers(self._requests)

@@ -20,7 +20,7 @@ from unisono.network.enrolment.refusals import refused
 from unisono.network.enrolment.verified import Verified
 from unisono.network.wordcode import same_words, word_code
 from unisono.protection.secagg.roster import Roster
-from unisono.site import gate
+from unisono.site import gate, packages
 from unisono.site.counted import Counted, counted
 from unisono.site.permit import Permit, propose
 
@@ -56,6 +56,7 @@ class Desk:
         """`NetworkError` (``not-joined``) if the site has not joined."""
         self.folder = folder
         self.settings = folder.settings()
+        packages.activate(folder.path)
         self.inbox = Inbox(folder.inbox)
 
     def close(self) -> None:

@@ -7,8 +7,9 @@ withdrawn is stopped in the middle of an answer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from unisono.errors import PermitError, StorageError, UnisonoError
 from unisono.federation.exchange import Message
@@ -26,9 +27,12 @@ from unisono.study.document import Study
 MakeWorker = Callable[[Study, datasets.Dataset, str, bytes], Worker]
 
 
-def make_worker(study: Study, dataset: datasets.Dataset, site: str, secret: bytes) -> Worker:
-    """A worker process of its own, which has yet to be started. `MappingError` if the mapping does not fit the study."""
-    return ProcessWorker(study, dataset.file, dataset.mapping, site, secret)
+def make_worker(
+    study: Study, dataset: datasets.Dataset, site: str, secret: bytes, packages: Sequence[Path] = ()
+) -> Worker:
+    """A worker process of its own, which has yet to be started. packages: folders of the site's packages of models and methods.
+    `MappingError` if the mapping does not fit the study."""
+    return ProcessWorker(study, dataset.file, dataset.mapping, site, secret, packages=packages)
 
 
 class Studies:

@@ -8,7 +8,8 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from unisono.errors import PermitError, ProtocolError
-from unisono.methods.registry import versions_for
+from unisono.methods.packages import same_packages, to_tree
+from unisono.methods.registry import packages_for, versions_for
 from unisono.methods.versions import same_methods
 from unisono.network.coordinator.store import Asked
 from unisono.site.permit import Permit
@@ -16,7 +17,7 @@ from unisono.site.permit import Permit
 
 def checked_permit(text: str, asked: Asked, site: str, now: datetime) -> Permit:
     """The permit in a JSON text. `PermitError` naming what is wrong with it; `ProtocolError` if it is for another version of a
-    method than runs here."""
+    method, or for other packages, than are here."""
     try:
         permit = Permit.model_validate_json(text)
         signature = bytes.fromhex(permit.signature)
@@ -45,6 +46,7 @@ def checked_permit(text: str, asked: Asked, site: str, now: datetime) -> Permit:
             "Sign it with the identity that the site joined with.",
         ) from error
     same_methods(versions_for(asked.study()), {a.method: a.version for a in permit.allowances}, site)
+    same_packages(to_tree(packages_for(asked.study())), to_tree(permit.packages), site)
     if permit.expires.tzinfo is None or permit.expires <= now:
         raise _refused(
             f"{site}'s permit expired on {permit.expires:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} here.",

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from unisono.errors import StorageError, UnisonoError
-from unisono.methods.registry import versions_for
+from unisono.methods.packages import to_tree
+from unisono.methods.registry import packages_for, versions_for
 from unisono.network.coordinator.home import CoordinatorHome
 from unisono.network.coordinator.running import result_files
 from unisono.network.coordinator.sites import Sites
@@ -109,6 +110,7 @@ class Courier:
                 "roster": asked.roster.to_tree(),
                 "submitted": asked.submitted.isoformat(),
                 "methods": versions_for(asked.study()),
+                "packages": to_tree(packages_for(asked.study())),
             }
         if delivery.kind == "state" and self.site not in asked.roster:
             why = "The study is asked of the other hospitals alone, since this one had not approved it in time."

@@ -16,7 +16,8 @@ from typing import Any
 from unisono.errors import NetworkError, StorageError, StudyError, UnisonoError
 from unisono.federation.attempts import parameters_of
 from unisono.federation.events import Event
-from unisono.methods.registry import versions_for
+from unisono.methods.packages import same_packages, to_tree
+from unisono.methods.registry import packages_for, versions_for
 from unisono.methods.versions import same_methods
 from unisono.network.beginning import consent_of
 from unisono.network.coordinator.admission import check_open, check_size
@@ -115,9 +116,12 @@ class Studies:
         known = self.store.find(digest)
         if known is not None and known.state in (*OPEN, "finished"):
             return known
-        needed = versions_for(study)
+        needed, packages = versions_for(study), to_tree(packages_for(study))
         for site in roster.sites:
-            same_methods(needed, self._sites.line(site).methods, site)
+            line = self._sites.line(site)
+            same_methods(needed, line.methods, site)
+            if line.packages is not None:  # a site that is away says so when it is offered the study
+                same_packages(packages, line.packages, site)
         if known is not None and known.state == "failed" and known.roster.to_tree() == roster.to_tree():
             return self._ready(known)
         check_open(signature.researcher, self.store.all(), self._limits)

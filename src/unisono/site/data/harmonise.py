@@ -249,14 +249,14 @@ def _plausible(values: Values, converted: Values, unit: str, variable: NumberVar
     raise ColumnError(
         f"is mostly ({share:.0%}) outside the declared bounds {_bounds(variable)} when read as {unit!r}",
         "plausible-units",
-        f"{_WIDEN} Only if the column really is in another unit, say so in the mapping (for example"
+        f"{WIDEN} Only if the column really is in another unit, say so in the mapping (for example"
         f" `unit: {better!r}` would fit)."
         if better
-        else f"{_WIDEN} Otherwise, is this the right column? No other usual unit would fit.",
+        else f"{WIDEN} Otherwise, is this the right column? No other usual unit would fit.",
     )
 
 
-_WIDEN = "If the values are right, widen `min` and `max` of the variable in the study."
+WIDEN = "If the values are right, widen `min` and `max` of the variable in the study."
 """Said first: a unit that happens to fit, and is not the column's, would change every value without a word."""
 
 
@@ -278,7 +278,7 @@ def _within(
         raise ColumnError(
             f"is outside the declared bounds {_bounds(variable)}",
             "declared-bounds",
-            f"Correct these rows, or decide in the mapping: `outside: missing` or `outside: clamp`. {_WIDEN}",
+            f"Correct these rows, or decide in the mapping: `outside: missing` or `outside: clamp`. {WIDEN}",
             np.flatnonzero(outside),
         )
     if entry.outside == "missing":

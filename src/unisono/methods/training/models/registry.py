@@ -7,11 +7,11 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any
 
-from unisono.errors import StudyError
+from unisono.errors import MissingExtra, StudyError
 from unisono.methods.packages import GROUP_MODELS, Package, packages_of
-from unisono.methods.training.extra import require_torch
 from unisono.methods.training.models.base import ModelSpec
 
 BUILT_IN = {
@@ -57,7 +57,7 @@ def spec_type(kind: str) -> type[ModelSpec]:
             rule="known-models",
             remedy="Remove one of the packages that provide it: `unisono site packages` lists them.",
         )
-    require_torch()
+    need_torch()
     if kind in BUILT_IN:
         module, name = BUILT_IN[kind].split(":")
         found = getattr(import_module(f"{__package__}.{module}"), name)
@@ -78,3 +78,13 @@ def spec_type(kind: str) -> type[ModelSpec]:
             remedy="Report it to the package's author: the entry point must name a subclass of ModelSpec.",
         )
     return found
+
+
+def need_torch() -> None:
+    """`MissingExtra` if PyTorch or safetensors is not installed."""
+    if find_spec("torch") is None or find_spec("safetensors") is None:
+        raise MissingExtra(
+            "Training needs PyTorch and safetensors, which are not installed.",
+            rule="missing-extra",
+            remedy="Install them with: pip install 'unisono[torch]'.",
+        )
