@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-network test lint format bench simulate proto kill-matrix clean help
+.PHONY: demo demo-training demo-network test lint format bench simulate proto kill-matrix clean help
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -19,6 +19,10 @@ help:            ## this list
 	@echo "setting up .venv (once; about a minute) ..."
 	@$(PIP) --editable '.[demo,network]' && touch $@
 
+.venv/training: .venv/python pyproject.toml constraints.txt
+	@echo "setting up .venv (once; some minutes, PyTorch is large) ..."
+	@$(PIP) --editable '.[training,network]' && touch $@
+
 .venv/test: .venv/python pyproject.toml constraints.txt
 	@echo "setting up .venv for the tests (once; about a minute) ..."
 	@$(PIP) --editable '.[test]' && touch $@
@@ -28,6 +32,9 @@ help:            ## this list
 
 demo: .venv/demo  ## the main job: four hospitals answer a survival study on the NCCTG lung trial
 	@$(BIN)/unisono demo
+
+demo-training: .venv/training ## federated optimisers on two data sets over five hospitals that differ; model files opened elsewhere
+	@$(BIN)/unisono demo training
 
 demo-network: .venv/network  ## the main job between five processes with mutual TLS: joining, approving, one hospital killed
 	@$(BIN)/unisono demo --network
@@ -47,6 +54,8 @@ bench: .venv/dev  ## every benchmark; tables go into docs/benchmarks.md
 	@$(BIN)/python benchmarks/network.py --write
 	@$(BIN)/python benchmarks/network_links.py --write
 	@$(BIN)/python benchmarks/network_memory.py --write
+	@$(BIN)/python benchmarks/training.py --write
+	@$(BIN)/python benchmarks/heterogeneity.py --write
 
 kill-matrix: .venv/test ## kill -9 of coordinator and sites at every message, over real sockets (about half an hour on 2 cores)
 	@$(BIN)/python -m tests.kill_matrix
@@ -59,4 +68,4 @@ proto: .venv/dev  ## compile the wire's protocol buffers again, after a change o
 	@$(PIP) grpcio-tools && $(BIN)/python -m grpc_tools.protoc -I $(WIRE) --python_out=$(WIRE) --pyi_out=$(WIRE) $(WIRE)/unisono.proto
 
 clean:            ## remove what the targets made
-	rm -rf .venv .bench-venv unisono-demo unisono-demo-network .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench-venv unisono-demo unisono-demo-network unisono-demo-training unisono-demo-training-network .heterogeneity .pytest_cache .mypy_cache .ruff_cache .hypothesis

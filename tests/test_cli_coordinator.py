@@ -206,9 +206,9 @@ def test_the_servers_certificate_is_renewed_in_the_last_third_of_its_life(folder
 
 
 def test_serve_says_where_it_listens_and_sigterm_ends_it_in_order(tmp_path: Path, say: Say) -> None:
-    from unisono.demo.network import _free_port
+    from unisono.demo.acts import free_port
 
-    port = _free_port()
+    port = free_port()
     with Stage(tmp_path, lambda _, __: None) as stage:
         stage.run("ops", "coordinator", "init", "centre", "--address", f"localhost:{port}")
         service: Service = stage.serve("ops", "coordinator", "serve", "--home", "centre")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.test_cli import unisono
-from unisono.demo import lung, network
+from unisono.demo import acts, lung, network
 from unisono.demo.stage import Stage
 from unisono.errors import NetworkError, StorageError
 
@@ -203,7 +203,7 @@ def test_a_demo_that_is_stopped_leaves_no_process_and_keeps_its_logs(tmp_path: P
 
 def test_sigterm_is_heeded_as_ctrl_c_is() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), network._terminated():
+    with pytest.raises(KeyboardInterrupt), acts.terminated():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -1,4 +1,4 @@
-"""`unisono demo`: the main job on real data, in one command."""
+"""`unisono demo`: the main jobs on real data, each in one command."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from unisono.api import run as run_study
+from unisono.cli import demo_training
 from unisono.cli.console import out as console
 from unisono.cli.folder import check_folder
 from unisono.cli.progress import LiveProgress
@@ -26,8 +27,7 @@ from unisono.methods.registry import check
 from unisono.report.terminal import comparison_table
 from unisono.study.load import load
 
-DEMOS = ("lung",)
-ONE_MACHINE = "All of them run on this machine, for one person: this shows how it works, it does not protect you."
+DEMOS = ("lung", "training")
 
 
 def demo(
@@ -46,14 +46,26 @@ def demo(
         ),
     ] = False,
 ) -> None:
-    """Four hospitals answer a survival study on the NCCTG lung trial; one loses its link after masking, one before.
+    """lung: four hospitals answer a survival study on the NCCTG lung trial; one loses its link after masking, one before.
+    training: all federated optimisers on two data sets over five hospitals that differ, and the model files that come of it.
 
     [bold]Example[/]: unisono demo --out my-demo
+
+    [bold]Example[/]: unisono demo training
 
     [bold]Example[/]: unisono demo --network
     """
     if name not in DEMOS:
         raise StudyError(f"There is no demo {name!r}.", rule="known-demos", remedy=f"There are: {', '.join(DEMOS)}.")
+    if network:
+        need_network()
+    if name == "training":
+        place = out or Path("unisono-demo-training-network" if network else "unisono-demo-training")
+        if network:
+            demo_training.over_network(place, fresh=fresh, shown=_shown, said=_said)
+        else:
+            demo_training.embedded(place, fresh=fresh)
+        return
     if network:
         over_network(out or Path("unisono-demo-network"), fresh=fresh)
         return
@@ -82,7 +94,6 @@ def demo(
 
 def over_network(out: Path, *, fresh: bool) -> None:
     """The same demo between processes: what each person types, what the researcher sees, and the three answers compared."""
-    need_network()
     from unisono.demo import network as story
 
     story.begin(out, fresh=fresh)
@@ -90,19 +101,9 @@ def over_network(out: Path, *, fresh: bool) -> None:
         "[bold]Do women with advanced lung cancer live longer than men?[/] A coordinator and four hospitals, five"
     )
     console.print("processes with mutual TLS between them. Each line is what somebody types at their own place.")
-    console.print(f"[dim]{ONE_MACHINE}[/]")
+    console.print(f"[dim]{demo_training.ONE_MACHINE}[/]")
     console.print(f"[dim]In {escape(str(out))}, what each process says is in logs/.[/]\n")
-    printing = threading.Lock()
-
-    def shown(who: str, command: str) -> None:
-        with printing:
-            console.print(Text.assemble((f"{who}$ ", "cyan"), (command, "bold")), soft_wrap=True)
-
-    def said(who: str, line: str) -> None:
-        with printing:
-            console.print(Text(line, style="dim" if who else "yellow"), soft_wrap=True)
-
-    answer = story.play(out, shown, said)
+    answer = story.play(out, _shown, _said)
     console.print(Text(answer), soft_wrap=True)
     finished = story.compare(out)
     console.print(comparison_table(finished.comparison))
@@ -112,3 +113,18 @@ def over_network(out: Path, *, fresh: bool) -> None:
     console.print(
         f"\nRead [bold]{place}/{story.RESULTS}/report.html[/]. Of each party: its folder in {place}/, its log.jsonl there."
     )
+
+
+_printing = threading.Lock()
+
+
+def _shown(who: str, command: str) -> None:
+    """What somebody types."""
+    with _printing:
+        console.print(Text.assemble((f"{who}$ ", "cyan"), (command, "bold")), soft_wrap=True)
+
+
+def _said(who: str, line: str) -> None:
+    """What a process says, or the story."""
+    with _printing:
+        console.print(Text(line, style="dim" if who else "yellow"), soft_wrap=True)

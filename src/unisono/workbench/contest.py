@@ -30,7 +30,7 @@ from unisono.site.data.snapshot import freeze
 from unisono.study.document import Study
 from unisono.study.load import load
 from unisono.workbench.light import Cohort, cohort
-from unisono.workbench.references import alone, curve_of, plain, pooled
+from unisono.workbench.references import alone, curve_of, federated, plain, pooled
 from unisono.workbench.standings import Aim
 from unisono.workbench.trial import ALONE, POOLED, REFERENCES, Trial
 
@@ -101,8 +101,9 @@ class Contest:
         trials = []
         for method, seed in self.names():
             path = self.out / TRIALS / f"{method}-seed{seed}.json"
-            trial = Trial.load(path) if path.exists() else self._trial(method, seed, told)
-            trials.append(trial)
+            if not path.exists():
+                self.trial(method, seed, told).save(self.out / TRIALS)
+            trials.append(Trial.load(path))
             told(method, seed, "")
         return trials
 
@@ -123,23 +124,31 @@ class Contest:
 
     # -- one trial ------------------------------------------------------------------------------------------------------
 
-    def _trial(self, method: str, seed: int, told: Told) -> Trial:
+    def trial(self, method: str, seed: int, told: Told = lambda *_: None) -> Trial:
+        """One run: over embedded sites, or a reference. What stops a method is in the trial."""
+        run = self._reference if method in REFERENCES else self._contestant
+        return self._unless_it_fails(method, seed, lambda: run(method, seed, told))
+
+    def light(self, method: str, seed: int) -> Trial:
+        """The same in a light federation: no masks, no journal, nothing kept at the sites."""
+        if method in REFERENCES:
+            return self.trial(method, seed)
+        study = self.variant(method, seed)
+        return self._unless_it_fails(method, seed, lambda: federated(study, self.analysis, self._cohort, seed=seed))
+
+    def _unless_it_fails(self, method: str, seed: int, run: Callable[[], Trial]) -> Trial:
         try:
-            trial = (
-                self._reference(method, seed, told) if method in REFERENCES else self._contestant(method, seed, told)
-            )
+            with threadpool_limits(limits=1):
+                return run()
         except (DataError, JournalError):
             raise  # of the sites' files and of the folder, not of the method
         except UnisonoError as error:
-            trial = Trial(method, seed, failed=f"{error.what} (rule: {error.rule})")
-        trial.save(self.out / TRIALS)
-        return trial
+            return Trial(method, seed, failed=f"{error.what} (rule: {error.rule})")
 
     def _reference(self, method: str, seed: int, told: Told) -> Trial:
         study = self.variant("fedavg", seed)
         run = {POOLED: pooled, ALONE: alone}[method]
-        with threadpool_limits(limits=1):
-            return run(study, self.analysis, self._cohort, seed=seed, heard=lambda name: told(method, seed, name))
+        return run(study, self.analysis, self._cohort, seed=seed, heard=lambda name: told(method, seed, name))
 
     def _contestant(self, method: str, seed: int, told: Told) -> Trial:
         study = self.variant(method, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,11 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def study_of(collection: Collection, splits: Sequence[Split], **analysis: Any) -> dict[str, Any]:
-    """A study document over the sites of `splits`. analysis: what is said otherwise than in `DEFAULTS`."""
+def study_of(
+    collection: Collection, splits: Sequence[Split], analyses: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A study document over the sites of `splits`. analyses: of ``model`` what is said otherwise than in `DEFAULTS`; others as they
+    are, with the same outcome and features where they say none."""
     variables = {name: _variable(collection, splits, name) for name in collection.kinds}
     if collection.image is not None:
         variables[collection.image] = {
@@ -48,14 +51,10 @@ def study_of(collection: Collection, splits: Sequence[Split], **analysis: Any) -
     }
     image = [collection.image] if collection.image is not None else []
     model = {"kind": "cnn"} if image else {"kind": "mlp", "hidden": [64, 32]}
-    document["analyses"]["model"] = {
-        "method": "fedavg",
-        "outcome": collection.label,
-        "features": [*collection.features, *image],
-        "model": model,
-        **DEFAULTS,
-        **analysis,
-    }
+    asked = {"outcome": collection.label, "features": [*collection.features, *image]}
+    first = {"method": "fedavg", **asked, "model": model, **DEFAULTS, **analyses.get("model", {})}
+    others = {name: {**asked, **written} for name, written in analyses.items() if name != "model"}
+    document["analyses"] = {"model": first, **others}
     return document
 
 

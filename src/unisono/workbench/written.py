@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,8 +64,10 @@ def write(
     form: Format = "csv",
     fresh: bool = False,
     advance: Advance = lambda _: None,
+    analyses: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Partition:
-    """Split `collection` and write it to `out`. `StorageError` (``own-folder``) if that holds something already."""
+    """Split `collection` and write it to `out`. analyses: of the study, what is said otherwise than in the draft, or of further ones.
+    `StorageError` (``own-folder``) if `out` holds something already."""
     splits = split(collection, plan)
     _own(out, fresh=fresh)
     data = out / DATA
@@ -79,7 +81,7 @@ def write(
             entries[site.name] = _site(site, data, form)
             advance(1)
         _yaml(out / SITES, {"sites": entries})
-        _yaml(out / STUDY, study_of(collection, splits))
+        _yaml(out / STUDY, study_of(collection, splits, analyses or {}))
         record = _record(collection, plan, splits, out)
         (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     return Partition(out, collection, plan, splits, shown)

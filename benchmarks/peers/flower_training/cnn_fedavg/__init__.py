@@ -1,0 +1,1 @@
+"""FedAvg of a small CNN in Flower, for `flower_training.py`."""
