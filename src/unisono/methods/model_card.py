@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from unisono.errors import StorageError
+from unisono.errors import StorageError, StudyError
 from unisono.federation.contribution import Facts
 from unisono.methods.packages import Package
 from unisono.methods.registry import packages_for
-from unisono.study.cohort import reads
+from unisono.study.cohort import derivation_order, reads
 from unisono.study.document import Analysis, Cohort, Name, Protection, Slug, Study, Variable
 from unisono.study.table import Table
-from unisono.version import __version__
+from unisono.version import VERSION
 
 CARD = "model.json"
 MOST_BYTES = 16 * 2**20
@@ -158,7 +158,7 @@ def described(study: Study, analysis: str, features: Iterable[str], facts: Facts
             method=written.method,
             method_version=find(written.method).version,
             packages=tuple(packages_for(study).values()),
-            unisono=__version__,
+            unisono=VERSION,
             rounds=made["rounds"],
             sites=tuple(made["sites"]),
             patients=facts.patients,
@@ -193,7 +193,11 @@ def format_of(content: bytes) -> str:
 def read_card(kind: type[C], content: bytes) -> C:
     """A card of this kind. `StorageError` (``model-file``) naming the place that is not as it should be."""
     try:
-        return kind.model_validate_json(content)
+        card = kind.model_validate_json(content)
+        derivation_order(card.study())
+        return card
+    except StudyError as error:
+        raise not_a_model(f"derives a variable in a way that cannot be read: {error.what}") from error
     except ValidationError as error:
         places = [".".join(map(str, item["loc"])) or item["msg"] for item in error.errors(include_input=False)[:3]]
         raise not_a_model(f"is not as it was written, at: {'; '.join(places)}") from error

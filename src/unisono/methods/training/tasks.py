@@ -71,7 +71,7 @@ class _Task(BaseModel):
 
     def table(self, predicted: Mapping[str, Array]) -> Array:
         """(n, columns) what `predict` gave, side by side."""
-        return np.concatenate([part.reshape(len(part), -1) for part in predicted.values()], axis=1)
+        return np.concatenate([part if part.ndim == 2 else part[:, None] for part in predicted.values()], axis=1)
 
 
 class Binary(_Task):
