@@ -64,8 +64,8 @@ class Ask:
     run: the run's random name. study: the study's digest. step: the number of the operation in the analysis, from 0.
     epoch: how many times the analysis was begun anew on fewer sites (`on_dropout: continue`). attempt: tries at this step.
     arguments: the broadcast arguments, a list of trees. to: the site that alone reads the sum, and `receipt`: what it makes
-    of it; both empty if the coordinator reads it. of: the one site that a `collect` asks; empty for all. partial: whether a sum of fewer sites than `sites` is meant too: for model
-    updates, never for a statistical fit, which is over one frozen set.
+    of it; both empty if the coordinator reads it. of: the one site that a `collect` asks; empty for all. partial: whether a
+    sum of fewer sites than `sites` is meant too: for model updates, never for a statistical fit, which is over one frozen set.
     """
 
     run: str

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from unisono.errors import PermitError
 from unisono.federation.ask import Ask, Circle
@@ -40,6 +40,10 @@ class Allowance(BaseModel):
     operation: Literal["sum", "collect"] = "sum"
     """``collect``: the coordinator sees this site's own part. ``sum``: a sum or a mean."""
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _said(write(self), operation="sum")
+
 
 class Permit(BaseModel):
     """What the data steward signs. `argument_limits` tightens the methods' own limits, by argument name: an extreme
@@ -64,14 +68,12 @@ class Permit(BaseModel):
     signature: str = ""
 
     def body(self) -> bytes:
-        """What is signed. What later versions added counts only where it is said, so that what was signed before stays signed."""
-        document = self.model_dump(mode="json", exclude={"signature"})
-        for allowance in document["allowances"]:
-            if allowance["operation"] == "sum":
-                del allowance["operation"]
-        if not document["packages"]:
-            del document["packages"]
-        return json.dumps(document, sort_keys=True).encode()
+        """What is signed."""
+        return json.dumps(self.model_dump(mode="json", exclude={"signature"}), sort_keys=True).encode()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _said(write(self), packages=[])
 
     def signed(self, identity: Identity) -> Permit:
         """This permit with the site's signature."""
@@ -231,6 +233,11 @@ def allowances(study: Study) -> list[Allowance]:
                     )
                 )
     return found
+
+
+def _said(document: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """What later versions added to a permit counts only where it is said, so that what was signed before stays signed."""
+    return {key: value for key, value in document.items() if key not in defaults or value not in (defaults[key], ())}
 
 
 def _not_covered(what: str, rule: str, remedy: str) -> PermitError:

@@ -118,8 +118,12 @@ def _key(tree: Any) -> x.Key:
 
 
 def _closes_tree(closes: x.Closes | None) -> Tree:
-    """`counted` is beside the key, where a version that knows no memories does not look."""
-    return {} if closes is None else {"closes": list(closes.key), "counted": closes.counted}
+    return {} if closes is None else {"closes": list(closes.key), **_counted_tree(closes)}
+
+
+def _counted_tree(closes: x.Closes) -> Tree:
+    """Beside the key, where a version that knows no memories does not look; nothing where there is nothing to say."""
+    return {"counted": closes.counted} if closes.counted >= 0 else {}
 
 
 def _closes(tree: Tree) -> x.Closes | None:
@@ -231,7 +235,7 @@ _REQUESTS: dict[str, tuple[Callable[[Any], Tree], Callable[[Tree], x.Message]]] 
         lambda t: x.Tell(Ask.from_tree(t["ask"]), _closes(t)),
     ),
     "close": (
-        lambda m: {"key": list(m.key), "counted": m.closes.counted},
+        lambda m: {"key": list(m.key), **_counted_tree(m.closes)},
         lambda t: x.Close(_closed(t)),
     ),
 }
