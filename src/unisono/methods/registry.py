@@ -28,7 +28,17 @@ _BUILT_IN = (
     "unisono.methods.statistics.glm",
     "unisono.methods.survival.kaplan_meier",
     "unisono.methods.survival.cox",
+    "unisono.methods.boosting.hist",
     "unisono.methods.evaluation.evaluate",
+    "unisono.methods.training.fedavg",
+    "unisono.methods.training.fedprox",
+    "unisono.methods.training.scaffold",
+    "unisono.methods.training.fedadam",
+    "unisono.methods.training.fedyogi",
+    "unisono.methods.training.fedadagrad",
+    "unisono.methods.training.fedbn",
+    "unisono.methods.training.ditto",
+    "unisono.methods.training.fedrep",
 )
 _registered: dict[str, type[Method[Any]]] = {}
 

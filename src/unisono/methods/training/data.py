@@ -48,7 +48,7 @@ class Patients:
     table: Table = field(repr=False)
     train: NDArray[np.bool_] = field(repr=False)
     valid: NDArray[np.bool_] = field(repr=False)
-    made: dict[str, Any] = field(default_factory=dict, repr=False)
+    made: dict[bytes, Any] = field(default_factory=dict, repr=False)
 
 
 def split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:

@@ -58,7 +58,9 @@ def train(network: Network, start: Vector, data: Tensors, work: Work, pull: Pull
     """Local work from the model `start` (p,). `Abstention` if it leaves finite numbers, or memory does not suffice."""
     if data.n == 0:
         raise Abstention(
-            "There is no patient to train on.", rule="training-patients", remedy="Choose a smaller `validate: fraction`."
+            "There is no patient to train on.",
+            rule="training-patients",
+            remedy="Choose a smaller `validate: fraction`.",
         )
     device = _device()
     with _enough_memory():

@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from unisono.federation.contribution import Facts
     from unisono.methods.training.models.vector import Layout
+    from unisono.methods.training.training import Training
 
 Vector = NDArray[np.float32]
+
+SHARED = "shared.safetensors"
+"""What is written of a model whose sites keep a part of it."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,44 @@ class Network:
         numbers, categories = prepared.numbers(table), prepared.categories(table)
         batch = Batch(torch.from_numpy(numbers), torch.from_numpy(categories), image)
         return Tensors(batch, torch.from_numpy(self.task.targets(table)), table.n)
+
+
+def model_files(
+    method: Training[Any],
+    network: Network,
+    vector: Vector,
+    prepared: Prepared,
+    facts: Facts,
+    round: int,
+    sites: tuple[str, ...],
+) -> dict[str, bytes]:
+    """``model.safetensors`` and ``model.json`` of a model that predicts."""
+    from unisono.methods.training.model_file import write
+
+    module = network.loaded(vector).cpu()
+    return write(
+        method.study,
+        method.analysis,
+        facts,
+        module=module,
+        model=model_spec(method.spec.model),
+        inputs=network.inputs,
+        task=network.task,
+        prepared=prepared,
+        rounds=round,
+        sites=sites,
+    )
+
+
+def shared_files(method: Training[Any], vector: Vector) -> dict[str, bytes]:
+    """``shared.safetensors``: the tensors that the sites share, for a model whose other tensors each has for itself. PyTorch
+    loads them with ``load_state_dict(..., strict=False)``."""
+    import torch
+    from safetensors.torch import save
+
+    entries = [entry for entry in method.network.layout.entries if not method.own(entry)]
+    tensors = {e.name: torch.from_numpy(np.array(vector[e.start : e.stop]).reshape(e.shape)) for e in entries}
+    return {SHARED: save(tensors)}
 
 
 def inputs_of(study: Study, columns: Columns) -> Inputs:

@@ -30,14 +30,15 @@ a model beyond this has exploded, and one with extreme weights could single out 
 class Answered:
     """What a round's sum said beside the update. loss: mean training loss of the round. steps: mean local steps. validation:
     mean loss of the model that was broadcast on the validation patients, and correct: the share it classified rightly; None
-    where there are none, or it was not validated. counted: sites in the sum. clipped: values."""
+    where there are none, or it was not validated. counted: sites in the sum. clipped: share of the
+    changes of weights."""
 
     loss: float
     steps: float
     validation: float | None
     correct: float | None
     counted: tuple[str, ...]
-    clipped: int = 0
+    clipped: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Progress:
     """After `round` rounds: the `model` (p,); `memory`, what the method carries beside it (moments, control variates);
     `prepared`, the preprocessing. best: the best model so far, after round `best_round`, of `best_value` (smaller is better).
     first: of the training loss and the validation loss. since: validations without an improvement. history: one entry a
-    round, from round 0 (the first model)."""
+    round, from round 0 (the first model). stopped: why no round follows (early, diverged, abstained; empty after the last one),
+    and `why` in words."""
 
     round: int
     model: Vector
@@ -58,6 +60,8 @@ class Progress:
     first_validation: float = math.inf
     since: int = 0
     history: tuple[Mapping[str, Any], ...] = ({"round": 0},)
+    stopped: str = ""
+    why: str = ""
 
     def to_tree(self) -> Tree:
         """For a snapshot: no number in it is infinite."""
@@ -65,14 +69,14 @@ class Progress:
             name: None if not math.isfinite(getattr(self, name)) else getattr(self, name)
             for name in ("best_value", "first_loss", "first_validation")
         }
-        rest = {"round": self.round, "best_round": self.best_round, "since": self.since}
+        rest = {name: getattr(self, name) for name in ("round", "best_round", "since", "stopped", "why")}
         arrays = {"model": self.model, "memory": dict(self.memory), "prepared": self.prepared, "best": self.best}
         return {**plain, **rest, **arrays, "history": [dict(entry) for entry in self.history]}
 
     @staticmethod
     def from_tree(tree: Tree) -> Progress:
         """What `to_tree` made."""
-        plain = {key: math.inf if value is None else value for key, value in tree.items()}
+        plain: dict[str, Any] = {key: math.inf if value is None else value for key, value in tree.items()}
         return Progress(**{**plain, "history": tuple(tree["history"])})
 
     def validated(self, value: float | None, validation: float | None, correct: float | None) -> Progress:
@@ -102,9 +106,7 @@ class Progress:
         if answered.clipped:
             entry["clipped"] = answered.clipped
         history = (*self.history, entry)
-        return replace(
-            self, round=self.round + 1, model=model, memory=memory, first_loss=first, history=history
-        )
+        return replace(self, round=self.round + 1, model=model, memory=memory, first_loss=first, history=history)
 
     def exploded(self, answered: Answered, model: Vector) -> str | None:
         """Why the round that was answered is no progress but an explosion, in words; None if it is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from unisono.federation.contribution import Facts
 from unisono.methods.base import Result
 from unisono.methods.figures import COLOURS, FAINT, INK, new_figure
 from unisono.methods.training.progress import Progress
@@ -19,11 +21,8 @@ if TYPE_CHECKING:
 
     from unisono.methods.training.training import Training
 
-_STOPPED = {
-    "rounds": "all rounds were trained",
-    "early": "stopped early: the validation did not improve any more",
-    "diverged": "stopped: the training diverged",
-}
+FAILED = {"diverged": "The training diverged", "abstained": "Too few sites had a part"}
+"""Endings after which the model is the best before them, and no answer to rely on."""
 _METRICS = {
     "auroc": "AUROC",
     "concordance": "concordance",
@@ -42,11 +41,14 @@ _METRICS = {
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a training ended (`stopped`: rounds, early, diverged; `why` in words), and the metrics of its evaluation."""
+    """Why a training ended (`stopped`: empty, early, diverged, abstained; `why` in words), the metrics of its evaluation, the
+    sites, and what was opened of the cohort."""
 
     stopped: str
     why: str
     metrics: dict[str, Any] | None
+    sites: tuple[str, ...]
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -57,25 +59,33 @@ class TrainingResult(Result):
     made: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
-    def of(method: Training[Any], progress: Progress, ending: Ending, sites: tuple[str, ...]) -> TrainingResult:
+    def of(method: Training[Any], progress: Progress, ending: Ending) -> TrainingResult:
         """From where the training ended."""
+        from unisono.methods.training.network import model_files, shared_files
+
         prepared = method.columns.read(progress.prepared)
-        task = method.network.fitted(prepared).task
+        network = method.network.fitted(prepared)
+        if method.whole:
+            rounds, sites = progress.best_round, ending.sites
+            made = model_files(method, network, progress.best, prepared, ending.facts, rounds, sites)
+        else:
+            made = shared_files(method, progress.best)
         estimates: dict[str, Any] = {
             "method": method.name,
-            "task": task.kind,
+            "task": network.task.kind,
+            "personal": method.personal,
             "model": dict(method.spec.model),
             "parameters": method.p,
             "rounds": [dict(entry) for entry in progress.history],
             "best_round": progress.best_round,
-            "stopped": ending.stopped,
+            "stopped": ending.stopped or "rounds",
             "evaluation": ending.metrics,
             "preprocessing": prepared.to_json(),
-            "files": {},
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in made.items()},
         }
-        notes = _notes(method, progress, ending)
+        converged = ending.stopped not in FAILED
         return TrainingResult(
-            method.study, method.analysis, estimates, ending.stopped != "diverged", notes
+            method.study, method.analysis, estimates, converged, _notes(method, progress, ending), made
         )
 
     def files(self) -> Mapping[str, bytes]:
@@ -96,13 +106,15 @@ class TrainingResult(Result):
     def headline(self) -> str:
         """How good the model is, of which round."""
         found = self.estimates
-        which = f"the model of round {found['best_round']} of {found['rounds'][-1]['round']} ({found['method']})"
+        whose = "the hospitals' own models" if found["personal"] else "the model"
+        which = f"{whose} of round {found['best_round']} of {found['rounds'][-1]['round']} ({found['method']})"
         for name, label in _METRICS.items():
             value, low, high = _metric((found["evaluation"] or {}).get(name))
             if value is not None:
                 interval = "" if low is None or high is None else f" ({say_interval(low, high)})"
-                return f"{which[:1].upper()}{which[1:]} has {label} {say_number(value)}{interval} on validation patients."
-        return f"{which[:1].upper()}{which[1:]} was not validated."
+                verb = "have" if found["personal"] else "has"
+                return f"{which[:1].upper()}{which[1:]} {verb} {label} {say_number(value)}{interval} on validation patients."
+        return f"{which[:1].upper()}{which[1:]}: not validated."
 
     def plot(self) -> Figure:
         """Learning curves: the loss in training and on validation patients, by round; the best round is marked."""
@@ -127,23 +139,27 @@ def _metric(found: Any) -> tuple[float | None, float | None, float | None]:
 
 def _notes(method: Training[Any], progress: Progress, ending: Ending) -> tuple[str, ...]:
     notes = []
-    if ending.stopped == "diverged":
+    if ending.stopped in FAILED:
         notes.append(
-            f"The training diverged in round {progress.round + 1}: {ending.why}. The model is that of round "
+            f"{FAILED[ending.stopped]} in round {progress.round + 1}: {ending.why.rstrip('.')}. The model is that of round "
             f"{progress.best_round}, the best before it. A smaller `local: rate` or `local: {{clip: 1.0}}` may help."
         )
     if ending.stopped == "early":
         notes.append(f"Training stopped early after round {progress.round}: the validation did not improve any more.")
-    left_out = {
-        site
-        for entry in progress.history[1:]
-        for site in set(method_sites(progress)) - set(entry["counted"])
-    }
-    if left_out:
-        notes.append(f"Not in every round: {', '.join(sorted(left_out))} (late, away, or abstained).")
+    rounds = progress.history[1:]
+    out = {site: sum(site not in entry["counted"] for entry in rounds) for site in ending.sites}
+    if any(out.values()):
+        told = ", ".join(f"{site} ({k})" for site, k in sorted(out.items()) if k)
+        notes.append(f"Late, away or abstaining in some of the {len(rounds)} rounds: {told}.")
+    clipped = max((entry.get("clipped", 0.0) for entry in rounds), default=0.0)
+    if clipped:
+        notes.append(
+            f"Changes of weights beyond `update_bound: {method.spec.update_bound:g}` were clipped, in one round {clipped:.2%} of "
+            "them. Where it is more than a few, raise the bound or lower the local rate."
+        )
+    if not method.whole:
+        notes.append(
+            "Each hospital has a part of the model for itself, and its whole model in its own folder. The file here holds the shared "
+            "part, which predicts nothing alone; the metrics are of the hospitals' own models on their own patients."
+        )
     return tuple(notes)
-
-
-def method_sites(progress: Progress) -> tuple[str, ...]:
-    """Every site that was in a round."""
-    return tuple(sorted({site for entry in progress.history[1:] for site in entry["counted"]}))

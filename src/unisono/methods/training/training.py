@@ -12,12 +12,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unisono.errors import MethodError
+from unisono.errors import MethodError, ParticipationError
 from unisono.federation.contribution import Declaration, Facts, Kept, contribution, receipt, within
 from unisono.methods.base import Method, PlannedAsk
 from unisono.methods.training.data import Patients, split
@@ -33,6 +33,7 @@ from unisono.study.units import duration
 
 if TYPE_CHECKING:
     from unisono.federation.federation import Federation
+    from unisono.methods.training.models.vector import Entry
     from unisono.methods.training.network import Network
     from unisono.methods.training.workplace import Workplace
 
@@ -56,7 +57,11 @@ class Step:
 
 
 class Training(Method[S]):
-    """A federated optimiser."""
+    """A federated optimiser. personal: its sites predict with models of their own. whole: the coordinator has a model that
+    predicts."""
+
+    personal: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
 
     def __init__(self, study: Study, analysis: str, spec: S) -> None:
         super().__init__(study, analysis, spec)
@@ -82,6 +87,17 @@ class Training(Method[S]):
         a network has more parameters than patients as a matter of course (docs/methods/training.md, *Threats*)."""
         return 0
 
+    def own(self, entry: Entry) -> bool:
+        """Whether a tensor of the model is each site's own, and never leaves it."""
+        del entry
+        return False
+
+    @cached_property
+    def shared(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(p,) each: which numbers of the model leave a site, trained ones and running statistics."""
+        mine, trained = self.network.layout.mask(self.own), np.arange(self.p) < self.network.weights
+        return ~mine & trained, ~mine & ~trained
+
     def variables(self) -> tuple[str, ...]:
         return (*self.spec.outcomes(), *self.spec.features)
 
@@ -93,7 +109,7 @@ class Training(Method[S]):
         """At the site: what it works with."""
         from unisono.methods.training.workplace import Workplace
 
-        return Workplace.of(self.spec, self.network, self.columns, data, np.asarray(prepared, np.float64))
+        return Workplace.of(self, data, np.asarray(prepared, np.float64))
 
     def validated_in(self, round: int) -> bool:
         """Whether the model that is broadcast in this round is validated there."""
@@ -122,11 +138,13 @@ class Training(Method[S]):
         return self.evaluation_declaration(facts)
 
     @receipt
-    def keep(self, data: Patients, model: Vector, round: int, rounds: int, prepared: Array) -> Kept:
+    def keep(
+        self, data: Patients, model: Vector, round: int, rounds: int, prepared: Array, patients: int, filled: Array
+    ) -> Kept:
         """The benefit sheet: the joint model on this site's validation patients, against one learned here alone."""
         from unisono.methods.training.benefit import benefit
 
-        del round  # for methods with personal parts
+        del round, patients, filled  # for methods with personal models
         return Kept(benefit(self.workplace(data, prepared), self.scoring, data, model, rounds))
 
     def evaluated(self, data: Patients, model: Vector, prepared: Array) -> dict[str, NDArray[Any]]:
@@ -148,15 +166,13 @@ class Training(Method[S]):
             "prepared": within((self.columns.size,), 1.0),
         }
 
-    def leaves(self, sent: int | None = None) -> dict[str, Leaf]:
-        """Leaves of a round: the change of the model, and beside it the means that tell how it goes. sent: numbers of the
-        trained part, if not all are sent."""
-        weights, bound = self.network.weights, self.spec.update_bound
-        sent = weights if sent is None else sent
-        found = {"update": update((sent,), bound, "Change of the model's weights by local training, clipped.")}
-        if self.p > weights:
+    def leaves(self) -> dict[str, Leaf]:
+        """Leaves of a round: the change of the shared part of the model, and beside it the means that tell how it goes."""
+        weights, statistics = (int(shared.sum()) for shared in self.shared)
+        found = {"update": update((weights,), self.spec.update_bound, "Change of the model's weights, clipped.")}
+        if statistics:
             meaning = "Change of the norm layers' running means and variances, clipped."
-            found["statistics"] = update((self.p - weights,), STATISTICS_BOUND, meaning)
+            found["statistics"] = update((statistics,), STATISTICS_BOUND, meaning)
         return found | self.told()
 
     def told(self) -> dict[str, Leaf]:
@@ -168,6 +184,7 @@ class Training(Method[S]):
             "validation_patients": moment((), 1.0, "Share of patients who validate."),
             "loss": moment((), MOST_LOSS, "Mean loss during local training."),
             "steps": moment((), MOST_STEPS, "Number of local steps."),
+            "clipped": moment((), 1.0, "Share of the changes of weights that were clipped."),
         }
 
     @property
@@ -200,22 +217,33 @@ class Training(Method[S]):
         federation.stragglers_after = None if self.spec.rounds.deadline is None else duration(self.spec.rounds.deadline)
         federation.patience = max(federation.patience, federation.deadline)  # sites train alone, for the benefit sheet
         progress = await self._begun(federation)
-        stopped, patience = "rounds", self.spec.validation.patience
-        while progress.round < self.spec.rounds.most:
-            step = await self.step(federation, progress)
-            known = self._known(progress, step.answered.validation, step.answered.correct)
-            why = known.exploded(step.answered, step.model)
-            if why is not None:
-                return await self._ended(federation, self._saved(known, why), "diverged", why)
-            if patience is not None and known.since >= patience:
-                progress, stopped = known, "early"
-                break
-            if not self.validates:
-                known = replace(known, best=known.model, best_round=known.round)
-            progress = known.next(step.model, step.memory, step.answered)
-            if progress.round % self.spec.rounds.snapshot == 0:
+        while progress.round < self.spec.rounds.most and not progress.stopped:
+            progress = await self._round(federation, progress)
+            if progress.round % self.spec.rounds.snapshot == 0 and not progress.stopped:
                 federation.snapshot(progress.to_tree())
-        return await self._ended(federation, progress, stopped, "")
+        return await self._ended(federation, progress)
+
+    async def _round(self, federation: Federation, progress: Progress) -> Progress:
+        """One round further, or stopped."""
+        try:
+            step = await self.step(federation, progress)
+        except ParticipationError as error:
+            if error.rule != "enough-sites" or progress.best_round == 0:
+                raise
+            # Too many sites abstained. This round was not opened and never will be: a replay must not ask for it again.
+            stopped = replace(progress, stopped="abstained", why=error.what)
+            federation.snapshot(stopped.to_tree())
+            return stopped
+        known = self._known(progress, step.answered.validation, step.answered.correct)
+        why = known.exploded(step.answered, step.model)
+        if why is not None:
+            return self._saved(known, why)
+        patience = self.spec.validation.patience
+        if patience is not None and known.since >= patience:
+            return replace(known, stopped="early")
+        if not self.validates:
+            known = replace(known, best=known.model, best_round=known.round)
+        return known.next(step.model, step.memory, step.answered)
 
     async def _begun(self, federation: Federation) -> Progress:
         saved = federation.restored()
@@ -243,14 +271,16 @@ class Training(Method[S]):
             validation=float(mean["validation_loss"]) / share if validated else None,
             correct=float(mean["validation_correct"]) / share if validated and self._classes else None,
             counted=tuple(federation.counted),
+            clipped=float(mean["clipped"]),
         )
 
     def moved(self, model: Vector, mean: Mapping[str, NDArray[Any]], weights: NDArray[Any] | None = None) -> Vector:
         """The model plus the mean change; of the weights plus `weights` instead, if a method's server makes its own step."""
-        change = mean["update"] if weights is None else weights
+        moved = model.astype(np.float64)
+        moved[self.shared[0]] += mean["update"] if weights is None else weights
         if "statistics" in mean:
-            change = np.concatenate([change, mean["statistics"]])
-        return (model.astype(np.float64) + change).astype(np.float32)
+            moved[self.shared[1]] += mean["statistics"]
+        return moved.astype(np.float32)
 
     def _known(self, progress: Progress, validation: float | None, correct: float | None) -> Progress:
         """With what the round said of the model that it broadcast."""
@@ -267,21 +297,30 @@ class Training(Method[S]):
                 rule="diverged",
                 remedy="Use a smaller `local: rate`, `local: {clip: 1.0}`, or fewer local steps in a round.",
             )
-        return progress
+        return replace(progress, stopped="diverged", why=why)
 
-    async def _ended(self, federation: Federation, progress: Progress, stopped: str, why: str) -> TrainingResult:
+    async def _ended(self, federation: Federation, progress: Progress) -> TrainingResult:
         """Evaluate, let the sites keep what is theirs, and make the result."""
         total = None
-        if self.validates and stopped == "rounds":
+        if self.validates and not progress.stopped:
             total = await federation.sum(self.evaluation, progress.model, progress.round, progress.prepared)
             progress = self._known(progress, *self.scoring.losses(total))
-        elif stopped == "rounds":
+        elif not progress.stopped:
             progress = replace(progress, best=progress.model, best_round=progress.round)
         if self.validates and (total is None or progress.best_round != progress.round):
             total = await federation.sum(self.evaluation, progress.best, progress.best_round, progress.prepared)
-        await federation.tell(self.keep, progress.best, progress.best_round, progress.round, progress.prepared)
-        ending = Ending(stopped, why, None if total is None else self.scoring.metrics(total))
-        return TrainingResult.of(self, progress, ending, federation.sites)
+        facts = federation.facts
+        filled = np.array([facts.imputed.get(name, np.nan) for name in self.spec.features])
+        rounds = (progress.best_round, progress.round)
+        await federation.tell(self.keep, progress.best, *rounds, progress.prepared, facts.patients, filled)
+        metrics = None if total is None else self.scoring.metrics(total)
+        ending = Ending(progress.stopped, progress.why, metrics, federation.sites, facts)
+        return TrainingResult.of(self, progress, ending)
+
+    def imputed(self, filled: Array) -> dict[str, float]:
+        """What fills the gaps of features, from the array that a `keep` is told: NaN where nothing does."""
+        known = zip(self.spec.features, np.asarray(filled).tolist(), strict=True)
+        return {name: value for name, value in known if not np.isnan(value)}
 
     @classmethod
     def result(cls, study: Study, analysis: str, estimates: dict[str, Any], **rest: Any) -> TrainingResult:

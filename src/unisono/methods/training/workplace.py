@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +14,19 @@ from unisono.methods.training.data import Patients, Tensors
 from unisono.methods.training.local import Pull, Trained, Work
 from unisono.methods.training.models.vector import Entry
 from unisono.methods.training.network import Network
-from unisono.methods.training.preprocessing import Columns, Prepared
+from unisono.methods.training.preprocessing import Prepared
 from unisono.methods.training.progress import MOST_LOSS
 from unisono.methods.training.spec import CLASSES, Local, TrainingSpec
+
+if TYPE_CHECKING:
+    from unisono.methods.training.training import Training
 
 Vector = NDArray[np.float32]
 
 
-
 @dataclass(frozen=True)
 class Workplace:
-    """One site's, with its training and validation patients."""
+    """One site's, with its training and validation patients. shared: which numbers of the model leave it (`Training.shared`)."""
 
     spec: TrainingSpec
     network: Network
@@ -32,17 +34,18 @@ class Workplace:
     train: Tensors
     valid: Tensors
 
+    shared: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
     @staticmethod
-    def of(
-        spec: TrainingSpec, network: Network, columns: Columns, patients: Patients, prepared: NDArray[np.float64]
-    ) -> Workplace:
+    def of(method: Training[Any], patients: Patients, prepared: NDArray[np.float64]) -> Workplace:
         """Made anew only when the preprocessing changes: once in an analysis."""
         key = prepared.tobytes()
         if key not in patients.made:
-            read = columns.read(prepared)
-            fitted = network.fitted(read)
+            read = method.columns.read(prepared)
+            fitted = method.network.fitted(read)
             patients.made.clear()
-            patients.made[key] = Workplace(spec, fitted, read, *fitted.tensors_of(patients, read))
+            tensors = fitted.tensors_of(patients, read)
+            patients.made[key] = Workplace(method.spec, fitted, read, *tensors, method.shared)
         found: Workplace = patients.made[key]
         return found
 
@@ -84,14 +87,16 @@ class Workplace:
     def part(self, model: Vector, trained: Trained, validated: dict[str, float] | None) -> dict[str, NDArray[Any]]:
         """This site's part of a round's mean: the change of the model, and beside it means over its patients. validated:
         `validation` of the model that was broadcast, or None in a round without one."""
-        change, weights = trained.vector - model, self.network.weights
-        tree: dict[str, NDArray[Any]] = {"update": change[:weights]}
-        if weights < len(change):
-            tree["statistics"] = change[weights:]
+        change, (weights, statistics) = trained.vector - model, self.shared
+        tree: dict[str, NDArray[Any]] = {"update": change[weights]}
+        if statistics.any():
+            tree["statistics"] = change[statistics]
+        clipped = float((np.abs(tree["update"]) > self.spec.update_bound).mean())
         n = self.train.n + self.valid.n
         sums = validated or {"loss": 0.0, "correct": 0.0, "patients": 0.0}
         tree |= {f"validation_{name}": np.asarray(total / n) for name, total in sums.items()}
-        return {**tree, "loss": np.asarray(min(trained.loss, MOST_LOSS)), "steps": np.asarray(float(trained.steps))}
+        told = {"loss": min(trained.loss, MOST_LOSS), "steps": float(trained.steps), "clipped": clipped}
+        return tree | {name: np.asarray(value) for name, value in told.items()}
 
     def predicted(self, model: Vector) -> dict[str, NDArray[np.float64]]:
         """What the model says of the validation patients, by name."""
