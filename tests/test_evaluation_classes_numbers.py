@@ -116,6 +116,7 @@ def test_rates_that_would_give_a_hidden_cell_away_are_hidden_and_the_accuracy_is
     assert matrix[1][0] is None and matrix[0][0] is None
     assert found["per_class"][0]["recall"]["value"] is None and found["per_class"][0]["f1"]["value"] is None
     assert found["accuracy"]["value"] == pytest.approx(430 / 479)
+    assert found["macro_f1"]["value"] == round(f1_score(truth, guess, average="macro"), 2)
 
 
 def test_the_accuracy_is_hidden_where_it_alone_tells_a_small_cell() -> None:

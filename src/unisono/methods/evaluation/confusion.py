@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unisono.methods.evaluation.base import Counts, Rules
 from unisono.methods.evaluation.intervals import HIDDEN, Metric, metric, wilson
-from unisono.methods.statistics.suppression import hide_cells, hide_groups
+from unisono.methods.statistics.suppression import hide_cells, hide_groups, solved
 
 Mask = NDArray[np.bool_]
 
@@ -66,9 +66,17 @@ def multiclass(matrix: Counts, classes: tuple[str, ...], rules: Rules) -> dict[s
             for k, name in enumerate(classes)
         ],
         "accuracy": dict(HIDDEN) if tells else wilson(int(right.sum()), int(matrix.sum()), rules.confidence),
-        "macro_f1": metric(None if tells or not present.any() else float(f1[present].mean())),
-        "weighted_f1": metric(None if tells or not present.any() else float((f1 * truly).sum() / truly.sum())),
+        "macro_f1": _mean_f1(f1, present, blank, tells),
+        "weighted_f1": _mean_f1(f1, truly, blank, tells),
     }
+
+
+def _mean_f1(f1: NDArray[np.float64], weights: NDArray[Any], blank: Mask, tells: bool) -> Metric:
+    """To two decimals where cells are hidden: with all of its digits, one number can tell which whole cells made it."""
+    if tells or not weights.any():
+        return dict(HIDDEN)
+    mean = float((f1 * weights).sum() / weights.sum())
+    return metric(round(mean, 2) if blank.any() else mean)
 
 
 def hidden_cells(matrix: Counts, min_count: int) -> tuple[Mask, Mask, Mask, bool]:
@@ -104,9 +112,7 @@ def _follows(matrix: Counts, blank: Mask, rows: Mask, columns: Mask, min_count: 
     k = np.arange(len(matrix))[:, None]
     row, column = places.T
     known = [(row == k)[~rows], (column == k)[~columns], (row == column)[None, :], np.ones((1, len(places)), bool)]
-    _, singular, space = np.linalg.svd(np.vstack(known).astype(np.float64), full_matrices=False)
-    told = (space[singular > 1e-9] ** 2).sum(axis=0) > 1 - 1e-9
-    return bool((small & told).any())
+    return bool((small & solved(np.vstack(known))).any())
 
 
 def _f1(matrix: Counts) -> NDArray[np.float64]:

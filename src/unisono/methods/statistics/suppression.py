@@ -7,6 +7,8 @@ patients, the rows the levels of one variable (with "missing" as the last), and 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,12 +73,19 @@ def _determined(cells: Counts, blank: Mask, overall: Mask, hidden: Mask, min_cou
     sign = np.where(column == g, -1.0, 1.0)
     public = np.append(np.flatnonzero(~hidden), g)  # the sizes of shown groups, and of the cohort
     equations = np.vstack([(row == np.arange(r)[:, None]) * sign, (column == public[:, None]) * 1.0])
-    _, singular, directions = np.linalg.svd(equations, full_matrices=True)
-    rank = int((singular > 1e-9).sum())
-    free = np.abs(directions[rank:]).max(axis=0, initial=0.0) > 1e-9
     values = np.column_stack([cells, cells.sum(axis=1)])[unknown]
-    told: Counts = places[~free & (values > 0) & (values < min_count)]
+    told: Counts = places[solved(equations) & (values > 0) & (values < min_count)]
     return told
+
+
+def solved(equations: NDArray[Any]) -> Mask:
+    """(u,) the unknowns that linear equations (e, u) fix: those whose own unit vector is a combination of the equations.
+    Its share in the space that they span (the leverage) is then 1, and below 1 for all others."""
+    matrix = np.asarray(equations, np.float64)
+    values, directions = np.linalg.eigh(matrix @ matrix.T)
+    kept = values > 1e-9 * max(float(values.max(initial=0.0)), 1.0)
+    share = ((directions[:, kept].T @ matrix) ** 2 / values[kept, None]).sum(axis=0)
+    return np.asarray(share > 1 - 1e-9)
 
 
 def _hide_one_more(cells: Counts, blank: Mask, overall: Mask, place: Counts) -> bool:
