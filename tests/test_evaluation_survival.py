@@ -32,14 +32,13 @@ def uncensored(exits: np.ndarray, event: np.ndarray) -> KaplanMeierFitter:
 def brier_by_hand(s: np.ndarray, exits: np.ndarray, event: np.ndarray, t: int) -> float:
     """Graf et al. (1999), equation 8, patient by patient."""
     g = uncensored(exits, event)
+    before, beyond = g.predict(exits).to_numpy(), float(g.predict(t + 0.5))  # censorings are half a step later
     total = 0.0
-    for survived, exit_, happened in zip(s, exits, event, strict=True):
+    for survived, exit_, happened, weight in zip(s, exits, event, before, strict=True):
         if exit_ <= t and happened:
-            total += survived**2 / float(
-                g.predict(exit_)
-            )  # G just before: censorings of this time are half a step later
+            total += survived**2 / weight
         elif exit_ > t:
-            total += (1 - survived) ** 2 / float(g.predict(t + 0.5))
+            total += (1 - survived) ** 2 / beyond
     return total / len(s)
 
 
