@@ -324,5 +324,9 @@ def test_the_documents_own_examples_are_true(tmp_path: Path) -> None:
     blocks = [part.split("```")[0] for part in DOCS.read_text(encoding="utf-8").split("```yaml\n")[1:]]
     assert blocks[0] == EXAMPLE.read_text(encoding="utf-8")
     rest = "unisono: 1\nid: s\nquestion: q\nanalyses: {a: {method: describe}}\n"
-    (tmp_path / "s.yaml").write_text(rest + blocks[1])
-    assert load(tmp_path / "s.yaml").variables["obese"].type == "boolean"
+    variables = {}
+    for block in blocks[1:]:
+        (tmp_path / "s.yaml").write_text(rest + block)
+        variables |= load(tmp_path / "s.yaml").variables
+    assert variables["scan"].type == "image"
+    assert variables["obese"].type == "boolean"
