@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_plain_pytorch_opens_a_cnn() -> None:
     convolutions = nn.Sequential(
         *(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-            for a, b in zip(channels, channels[1:], strict=False)
+            for a, b in pairwise(channels)
         )
     )
     embedding = nn.Embedding(5, 3)

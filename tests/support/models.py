@@ -74,7 +74,7 @@ def files(
     with torch.no_grad():
         for name, buffer in module.named_buffers():
             if buffer.is_floating_point():
-                buffer += 0.5 + len(name) / 100
+                buffer.add_(0.5 + len(name) / 100)
     return model_file.write(
         of,
         "model",
