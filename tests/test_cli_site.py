@@ -22,7 +22,10 @@ from tests.support import engine
 from tests.support.network import Net, ok
 from unisono.cli.console import out
 from unisono.cli.main import main
+from unisono.errors import StorageError
+from unisono.network.agent.limits import limits_of
 from unisono.network.wordcode import word_code
+from unisono.site.workers.limits import GIB, Limits
 
 COMMANDS = [
     "join",
@@ -315,7 +318,30 @@ def test_an_agent_whose_site_is_revoked_ends_with_the_error_and_does_not_try_for
     agent.until("connected")
     centre.do(ok(centre.net.port, centre.net.operator, call="revoke", who="padua"))
     for served in (agent, Agent(padua)):  # a live stream ends; and the door stays shut
-        assert served.process.wait(30) == 1
+        assert served.process.wait(30) == 77  # and its unit does not start it again: test_deployment.py
         assert served.process.stdout is not None
         with served.process.stdout as heard:
             assert "certificate-revoked" in heard.read()
+
+
+def test_an_administrator_chooses_what_a_worker_may_use_and_the_agent_s_workers_are_held_to_it(
+    say: Say, centre: Centre, tmp_path: Path, padua: Path
+) -> None:
+    home = ("--home", str(padua))
+    assert "8 GiB of address space" in say("limits", *home)
+    assert not (padua / "workers.json").exists()  # shown, not set
+    said = say("limits", "--memory", "16GiB", "--cpu-hours", "12", "--threads", "4", *home)
+    assert "16 GiB" in said
+    assert "12 h" in said
+    assert limits_of(padua) == Limits(memory_bytes=16 * GIB, cpu_seconds=43_200.0, threads=4)
+    say("limits", "--memory", "none", *home)
+    assert limits_of(padua) == Limits(memory_bytes=None, cpu_seconds=43_200.0, threads=4)  # what was not said stays
+    for wrong in (("--memory", "16 gigs"), ("--memory", "1MiB"), ("--threads", "0"), ("--cpu-hours", "-1")):
+        assert "worker-limits" in say("limits", *wrong, *home, code=1)
+    assert limits_of(padua).threads == 4
+    say("limits", "--threads", "2", "--home", str(tmp_path / "nobody"), code=1)
+    assert not (tmp_path / "nobody").exists()
+    for content in ("[]", "{", '{"threads": true}', '{"memory": 1}', '{"threads": 0}'):
+        (padua / "workers.json").write_text(content)
+        with pytest.raises(StorageError):  # no worker without the limits that somebody meant
+            limits_of(padua)

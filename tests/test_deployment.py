@@ -19,6 +19,7 @@ from tests.support import deployed
 from tests.support.deployed import DEPLOY, PAGES, ROOT, UNITS, unit
 from unisono import __version__
 from unisono.cli import main as cli
+from unisono.cli.site_network import REFUSED_FOR_GOOD
 from unisono.network.coordinator.home import Limits
 from unisono.network.stopping import WITHIN_S
 
@@ -134,6 +135,9 @@ def test_a_unit_locks_its_service_in(path: Path) -> None:
 
 def test_the_sites_unit_listens_to_nothing_and_lets_an_answer_be_finished() -> None:
     found = unit(DEPLOY / "systemd" / "unisono-site.service")
+    assert (
+        str(REFUSED_FOR_GOOD) in found["RestartPreventExitStatus"][0].split()
+    )  # a revoked site is not started every 15 s
     assert found["CapabilityBoundingSet"] == [""]
     assert "AmbientCapabilities" not in found
     assert found["SocketBindDeny"] == ["1-65535"]

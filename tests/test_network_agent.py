@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,7 @@ from unisono.errors import (
     UnisonoError,
     WorkerError,
 )
-from unisono.federation.exchange import LinkLost, Message, SlotLost
+from unisono.federation.exchange import Close, Closes, LinkLost, Message, SlotLost
 from unisono.federation.tree import Tree, pack, unpack
 from unisono.methods.registry import versions_for
 from unisono.network import pki
@@ -43,7 +44,7 @@ from unisono.network.agent.folder import AgentFolder, proxy_of
 from unisono.network.agent.join import join
 from unisono.network.agent.serve import Options, serve
 from unisono.network.agent.steward import Desk
-from unisono.network.agent.studies import MakeWorker, make_worker
+from unisono.network.agent.studies import MakeWorker, Studies, make_worker
 from unisono.network.authority import Authority
 from unisono.network.enrolment.accepting import accept
 from unisono.network.enrolment.invitations import Invitations
@@ -681,6 +682,29 @@ def test_a_coordinator_that_is_away_at_first_is_waited_for(tmp_path: Path) -> No
         await world.log("padua", "connected")
         status = await world.decide("padua", lambda desk: desk.status())
         assert (status["connected"], status["trouble"]) == (True, None)
+
+    run(tmp_path, go)
+
+
+def test_an_answer_that_takes_many_heartbeats_comes_over_the_connection_it_was_asked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Local training takes minutes: forty heartbeats of the usual 15 seconds."""
+
+    def trained(_: Studies, message: Message) -> object:
+        time.sleep(4.0)
+        return None
+
+    monkeypatch.setattr(Studies, "answer", trained)
+
+    async def go(world: World) -> None:
+        world.coordinator.heartbeat_ms = 100
+        await world.join("padua")
+        world.serve("padua")
+        asked = {"to": "exchange", "message": request_tree(Close(Closes(("run", "risk", 0, 1))))}
+        assert (await world.coordinator.ask("padua", asked))["kind"] == "nothing"
+        sessions = [session for _, session in world.coordinator.hellos]
+        assert sessions.count(sessions[-1]) == 1  # the agent's; joining has one of its own
 
     run(tmp_path, go)
 

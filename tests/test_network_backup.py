@@ -28,6 +28,7 @@ from tests.test_network_coordinator import embedded, estimates
 from unisono.cli.main import main
 from unisono.errors import NetworkError, StorageError, UnisonoError
 from unisono.federation.ask import Ask, Circle
+from unisono.federation.contribution import Memory, Part
 from unisono.federation.exchange import Advertise, NewSlot
 from unisono.federation.journal import Journal
 from unisono.federation.lineage import Mark
@@ -545,7 +546,7 @@ def test_a_site_that_was_put_back_by_a_snapshot_is_refused_until_somebody_says_s
             agents.serve("padua")
             await agents.approve(first)
             await opened.until(first, "finished")
-            await opened.coordinator.studies._courier("padua").told(first)  # the results too
+            await opened.coordinator.studies.course.courier("padua").told(first)  # the results too
             await agents.stop("padua")
 
             shutil.rmtree(padua.path)

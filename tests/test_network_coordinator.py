@@ -32,6 +32,7 @@ from unisono.network.agent.join import join
 from unisono.network.agent.serve import Options, serve
 from unisono.network.agent.steward import Desk
 from unisono.network.coordinator.service import Coordinator
+from unisono.network.coordinator.sites import NetworkExchange
 from unisono.network.coordinator.store import Store
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Identity
@@ -407,7 +408,7 @@ def test_a_study_that_is_submitted_again_is_there_after_every_change_so_that_a_c
             monkeypatch.setattr(Store, "_change", watched_change)
             assert await opened.submit(engine.study("table")) == digest
             assert there and all(there)
-            assert opened.coordinator.studies.trouble == ""
+            assert opened.coordinator.studies.course.trouble == ""
 
     asyncio.run(go())
 
@@ -462,7 +463,7 @@ def test_a_site_that_was_left_out_while_it_was_away_is_not_offered_the_study_whe
             assert turin.offers == {}
             other = await opened.submit(engine.study("odds", id="other"), four)
             await turin.until(lambda: other in turin.offers)
-            assert opened.coordinator.studies.trouble == ""
+            assert opened.coordinator.studies.course.trouble == ""
 
     asyncio.run(go())
 
@@ -510,7 +511,7 @@ def test_a_permit_counts_only_if_it_is_the_sites_own_for_this_study_and_these_si
             digest = await opened.submit(study)
             turin = opened.sites["turin"]
             await turin.until(lambda: digest in turin.offers)
-            asked = opened.coordinator.studies.known(digest)
+            asked = opened.coordinator.studies.course.known(digest)
             good = propose(study, asked.roster, "turin", now())
             smaller = good.model_copy(update={"roster": {k: v for k, v in good.roster.items() if k != "leiden"}})
             old = good.model_copy(update={"expires": now() - timedelta(seconds=1)})
@@ -611,7 +612,7 @@ def test_agents_join_with_tokens_stewards_approve_and_results_come_to_every_hosp
             digest = await opened.submit(engine.study("odds"))
             async with asyncio.timeout(30):
                 for name in SITES:
-                    await opened.coordinator.studies._courier(name).told(digest)
+                    await opened.coordinator.studies.course.courier(name).told(digest)
                     assert opened.coordinator.sites.line(name).about["methods"]["cox"] == 1
                     await asyncio.to_thread(approved, folders[name])
             await opened.until(digest, "finished")
@@ -619,7 +620,7 @@ def test_agents_join_with_tokens_stewards_approve_and_results_come_to_every_hosp
             assert estimates(files, "odds") == embedded("odds")
             async with asyncio.timeout(10):
                 for name in SITES:
-                    await opened.coordinator.studies._courier(name).told(digest)
+                    await opened.coordinator.studies.course.courier(name).told(digest)
                     kept = folders[name].path / "results" / "lung"
                     assert (kept / "odds" / "result.json").read_bytes() == files["odds/result.json"]
             stop.set()
@@ -705,3 +706,44 @@ def test_the_log_and_the_errors_hold_no_value_of_a_patient(tmp_path: Path) -> No
     known |= {"decision", "why", "rule", "kind", "call"}
     assert {key for line in lines for key in line} <= known
     assert {"serving", "site-arrived", "study-submitted", "study-decided", "study-state"} <= {x["event"] for x in lines}
+
+
+def test_a_site_that_computes_for_many_heartbeats_and_times_of_grace_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Local training takes minutes; the usual heartbeat is 15 seconds."""
+
+    async def go() -> None:
+        async with net(tmp_path, heartbeat_s=0.3, grace_s=0.3) as opened:
+            padua = opened.sites["padua"]
+            answer = padua.site.answer
+
+            def slow(message: Any) -> object:
+                if message.phase == "mask":
+                    time.sleep(3.0)
+                return answer(message)
+
+            monkeypatch.setattr(padua.site, "answer", slow)
+            digest = await opened.submit(engine.study("table"))
+            await opened.until(digest, "finished")
+            assert padua.connections == 1
+            assert padua.answered["mask"] == opened.sites["turin"].answered["mask"]  # asked once
+
+    asyncio.run(go())
+
+
+def test_an_exchange_knows_at_once_who_is_there_and_who_left(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with net(tmp_path, grace_s=60.0) as opened:
+            exchange = NetworkExchange(opened.coordinator.sites)
+            padua = opened.sites["padua"]
+            await padua.until(lambda: padua.connections == 1)
+            assert exchange.connected("padua")
+            assert not exchange.connected("nobody")
+            await padua.stop()
+            for _ in range(250):  # long before the time of grace is over
+                if exchange.connected("padua"):
+                    await asyncio.sleep(0.02)
+            assert not exchange.connected("padua")
+
+    asyncio.run(go())

@@ -463,7 +463,7 @@ def test_with_swapped_certificates_no_permit_counts_and_nothing_runs(tmp_path: P
             padua, turin = opened.sites["padua"], opened.sites["turin"]
             padua.credentials, turin.credentials = turin.credentials, padua.credentials
             digest = await opened.submit(STUDY)
-            roster = opened.coordinator.studies.known(digest).roster
+            roster = opened.coordinator.studies.course.known(digest).roster
             for client, rule_ in ((padua, "permit-roster"), (turin, "permit-roster")):
                 permit = propose(STUDY, roster, client.name, now()).signed(client.site.identity)
                 call = {"call": "approve", "study": digest, "permit": permit.model_dump_json()}
@@ -584,11 +584,11 @@ def test_a_coordinator_whose_clock_is_a_day_ahead_refuses_what_ended_and_names_b
             digest = await opened.submit(STUDY)
             padua = opened.sites["padua"]
             await padua.until(lambda: digest in padua.offers)
-            roster = opened.coordinator.studies.known(digest).roster
+            roster = opened.coordinator.studies.course.known(digest).roster
             ending = propose(STUDY, roster, "padua", now()).model_copy(update={"expires": now() + timedelta(hours=12)})
             call = {"call": "approve", "study": digest, "permit": ending.signed(padua.site.identity).model_dump_json()}
             opened.coordinator.clock = lambda: now() + DAY  # members, tokens
-            opened.coordinator.studies._clock = opened.coordinator.clock
+            opened.coordinator.studies.course._clock = opened.coordinator.studies._clock = opened.coordinator.clock
             error = (await said(opened.port, padua.credentials, call))["error"]
             assert error["rule"] == "permit-expired"
             assert f"{ending.expires:%Y-%m-%d %H:%M}" in error["what"]

@@ -303,7 +303,7 @@ def test_the_coordinator_shows_sites_studies_steps_bytes_and_refusals(tmp_path: 
 
 async def not_ready(opened: Net, port: int) -> None:
     """Ready no longer: a courier that died by a fault, then a store that cannot be written. Alive all the while."""
-    await asyncio.gather(opened.coordinator.studies._couriers["padua"].stop(), return_exceptions=True)
+    await asyncio.gather(opened.coordinator.studies.course.couriers["padua"].stop(), return_exceptions=True)
     status, body = await got(port, "/readyz")
     checks = json.loads(body)["checks"]
     assert (status, checks["store"], "padua" in checks["studies"]) == (503, "ok", True)

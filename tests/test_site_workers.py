@@ -26,8 +26,7 @@ from tests.support import engine, lung
 from unisono.engines.embedded import run as embedded
 from unisono.errors import DataError, MappingError, UnisonoError, WorkerError
 from unisono.federation.ask import Ask
-from unisono.federation.contribution import Memory
-from unisono.federation.contribution import Facts
+from unisono.federation.contribution import Facts, Memory
 from unisono.federation.tree import pack
 from unisono.methods import registry
 from unisono.site.data.snapshot import freeze
@@ -701,3 +700,35 @@ def test_a_truth_value_that_is_neither_is_refused() -> None:
         os.pwrite(memory.fd, b"\x02", 7)
         with pytest.raises(Garbled):
             decode(sent, memory)
+
+
+TRAINS = """
+import sys
+from unisono.site.workers.limits import Limits, restrict
+restrict(Limits().memory_bytes, Limits().result_bytes)
+import numpy, pandas, torch
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 900, 2))
+optimiser = torch.optim.SGD(model.parameters(), 0.1)
+images, labels = torch.randn(64, 1, 32, 32), torch.arange(64) % 2
+losses = []
+for _ in range(5):
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    optimiser.zero_grad(), loss.backward(), optimiser.step()
+    losses.append(loss.item())
+print("trained" if losses[-1] < losses[0] else losses)
+"""
+
+
+def test_under_the_usual_limits_a_worker_trains_a_network(tmp_path: Path) -> None:
+    environment = running.environment(str(tmp_path), Limits(), ())
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINS],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr

@@ -79,7 +79,7 @@ class Hospitals:
     async def approve(self, digest: str) -> None:
         """Every steward, once the study is there."""
         for site in SITES:
-            await self.net.coordinator.studies._courier(site).told(digest)
+            await self.net.coordinator.studies.course.courier(site).told(digest)
             await asyncio.to_thread(_approved, self.folder(site), digest)
 
     async def close(self) -> None:

@@ -375,7 +375,15 @@ class Net:
     async def files(self, digest: str) -> dict[str, bytes]:
         """The results."""
         found = await ok(self.port, self.researcher, call="result", study=digest)
-        return {name: bytes(content) for name, content in found["files"].items()}
+        return {name: await self.file(digest, name, about["size"]) for name, about in found["files"].items()}
+
+    async def file(self, digest: str, name: str, size: int) -> bytes:
+        """One file of the results, fetched in pieces."""
+        content = b""
+        while len(content) < size:
+            piece = await ok(self.port, self.researcher, call="result", study=digest, file=name, offset=len(content))
+            content += bytes(piece["data"])
+        return content
 
     def log(self) -> list[dict[str, Any]]:
         """The coordinator's log."""

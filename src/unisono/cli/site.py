@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from unisono.cli import backup, preflight, site_install, site_network, site_results
+from unisono.cli import backup, preflight, site_install, site_limits, site_network, site_results
 from unisono.cli.console import out as console
 from unisono.errors import MappingError
 from unisono.methods.registry import check as method_checks
@@ -87,5 +87,6 @@ def check(
 site_network.add_to(app)
 site_results.add_to(app)
 site_install.add_to(app)
+site_limits.add_to(app)
 backup.add_to_site(app)
 app.command("preflight")(preflight.preflight)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unisono.cli.console import errors
 from unisono.cli.console import out as console
 from unisono.cli.shown import confirm, need_network, say, show_table, token_text
 from unisono.cli.teller import Teller
+from unisono.errors import UnisonoError
 
 if TYPE_CHECKING:
     from unisono.network.agent.folder import AgentFolder
@@ -34,6 +36,9 @@ ProxyOption = Annotated[
 MetricsOption = Annotated[
     str, typer.Option("--metrics", help="Show metrics and health on this address of loopback: 127.0.0.1:9464.")
 ]
+
+REFUSED_FOR_GOOD = 77
+"""The exit code of an agent that trying again does not help (EX_NOPERM of sysexits.h): ``RestartPreventExitStatus`` in its unit."""
 
 data_app = typer.Typer(help="The hospital's data, by name.", no_args_is_help=True)
 
@@ -84,16 +89,26 @@ def join(
 
 def serve(home: HomeOption = HOME, proxy: ProxyOption = None, metrics: MetricsOption = "") -> None:
     """Be the site's agent: dial the coordinator, and answer the studies that the data steward approved. Ctrl-C or SIGTERM ends it
-    in order, within 30 seconds; a second one at once.
+    in order, within 30 seconds; a second one at once. Exit code 77: the coordinator refuses this site for good, or its memory went
+    back; starting it again does not change that.
 
     [bold]Example[/]: unisono site serve --home /var/lib/unisono --metrics 127.0.0.1:9464
     """
     folder = _folder(home)
+    from unisono.network.agent.dial import FOR_GOOD
     from unisono.network.agent.folder import proxy_of
     from unisono.network.agent.serve import Options, serve_until_signalled
 
     through = None if proxy is None else proxy_of(proxy)
-    asyncio.run(serve_until_signalled(folder, Options(listener=Teller(_EVENTS), proxy=through, metrics=metrics)))
+    try:
+        asyncio.run(serve_until_signalled(folder, Options(listener=Teller(_EVENTS), proxy=through, metrics=metrics)))
+    except UnisonoError as error:
+        if error.rule not in FOR_GOOD:
+            raise
+        from unisono.report.terminal import error_panel
+
+        errors.print(error_panel(error))
+        raise typer.Exit(REFUSED_FOR_GOOD) from error
 
 
 _EVENTS = {

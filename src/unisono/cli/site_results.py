@@ -24,18 +24,20 @@ def results(
     ] = None,
     home: HomeOption = HOME,
 ) -> None:
-    """Show the results of a study that this hospital took part in, and where they are; without a name, list all that came.
+    """Show the results of a study that this hospital took part in, where they are, and what the study left at this hospital alone, such
+    as a model of its own; without a name, list all that came.
 
     [bold]Example[/]: unisono site results als-survival
     """
     with desk_of(home) as desk:
-        from unisono.network.agent.results import found
+        from unisono.network.agent.results import found, own
         from unisono.report.delivered import read
         from unisono.report.html import REPORT
         from unisono.report.terminal import answer_panel
 
         entries = desk.inbox.all() if study is None else [desk.inbox.find(study)]
         folders = {entry.digest: found(desk.folder.path, entry) for entry in entries}
+        here = own(desk.folder.path, entries[0]) if study is not None else []
     if study is None:
         rows = [(e.id, e.digest[:12], e.researcher, _where(folders[e.digest])) for e in entries if folders[e.digest]]
         if not rows:
@@ -44,6 +46,11 @@ def results(
         show_table(("study", "digest", "by", "folder"), rows)
         return
     folder = folders[entries[0].digest]
+    for path in here:
+        console.print(f"This hospital's own, which stays here: {path}", markup=False, soft_wrap=True)
+    if folder is None and here:
+        console.print(f"No results came yet: the coordinator says {entries[0].state}.", markup=False)
+        return
     if folder is None:
         raise NetworkError(
             f"No results of {entries[0].id!r} came yet: the coordinator says {entries[0].state}.",

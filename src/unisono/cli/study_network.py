@@ -158,8 +158,8 @@ def result(
     """
     need_network()
     from unisono.cli.folder import check_folder
+    from unisono.federation.storage import write_whole
     from unisono.methods.registry import check as method_checks
-    from unisono.network.agent.results import keep
     from unisono.report.audience import FILE as FILES
     from unisono.report.delivered import read
     from unisono.report.terminal import answer_panel
@@ -167,14 +167,15 @@ def result(
 
     with _client(home) as client:
         files = client.files(study)
-    document = files.get("study.yaml")
-    try:
-        asked = load(_document(document), method_checks)
-    except UnisonoError as error:
-        error.where = "results"
-        raise
-    check_folder(out, asked)
-    keep(out, files)
+        document = client.file(study, "study.yaml", files["study.yaml"]) if "study.yaml" in files else None
+        try:
+            asked = load(_document(document), method_checks)
+        except UnisonoError as error:
+            error.where = "results"
+            raise
+        check_folder(out, asked)
+        for name, sha256 in files.items():
+            write_whole(out / name, client.file(study, name, sha256), "result")
     delivered = read(out)
     for outcome in delivered.outcomes.values():
         console.print(answer_panel(outcome, delivered.sites))

@@ -7,6 +7,7 @@ a small synchronous client: commands ask, wait, and end. Nobody is dialled but t
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, cast
 
+import numpy as np
 from pydantic import ValidationError
 
 from unisono.errors import EnrolmentError, NetworkError, ProtocolError, StorageError, UnisonoError
@@ -28,6 +30,7 @@ from unisono.network.coordinator.store import OPEN
 from unisono.network.enrolment.token import Token
 from unisono.network.library import grpc_
 from unisono.network.pki import Credentials
+from unisono.network.results import MOST_BYTES, PIECE_BYTES, check
 from unisono.network.signing import StudySignature
 from unisono.network.wire.envelope import command
 from unisono.network.wire.unisono_pb2 import Packed
@@ -37,9 +40,9 @@ from unisono.study.document import Study
 
 Role = Literal["researcher", "operator"]
 RESULT_S = 600.0
-"""How long results may take to come."""
-_MOST_BYTES = 2**31 - 1
-"""Of one answer: results with their figures. What gRPC can count."""
+"""How long a piece of the results may take to come."""
+_MOST_BYTES = PIECE_BYTES + (64 << 20)
+"""Of one answer: a piece of a result, or the list of all studies."""
 _QUIET_S = 60.0
 """A watch without news for so long asks whether the coordinator is still there."""
 _AWAY = ("unreachable", "coordinator-stopping")
@@ -184,12 +187,35 @@ class Client:
         except NetworkError as error:
             raise _for_a_person(error) from error
 
-    def files(self, study: str) -> dict[str, Any]:
-        """The files of a study's results: relative name -> (bytes,) uint8. `NetworkError` if there are none."""
+    def files(self, study: str) -> dict[str, str]:
+        """The files of a study's results: relative name -> SHA-256. `NetworkError` if there are none; `ProtocolError` if they are not
+        to be written down, by their names or sizes."""
         found = self.call("result", RESULT_S, study=study)
-        if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
-            raise _unreadable()
-        return cast(dict[str, Any], found["files"])
+        files = found.get("files") if isinstance(found, dict) else None
+        try:
+            check({name: int(about["size"]) for name, about in cast(dict[str, Any], files).items()})
+            return {name: str(about["sha256"]) for name, about in cast(dict[str, Any], files).items()}
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise _unreadable() from error
+
+    def file(self, study: str, name: str, sha256: str) -> bytes:
+        """One of these files, in pieces. `NetworkError` if it is another one by now."""
+        content = bytearray()
+        while len(content) <= MOST_BYTES:
+            answer = self.call("result", RESULT_S, study=study, file=name, offset=len(content))
+            data = answer.get("data") if isinstance(answer, dict) else None
+            if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
+                raise _unreadable()
+            content += data.data
+            if data.size < PIECE_BYTES:
+                break
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise NetworkError(
+                f"The result {name!r} changed while it was fetched.",
+                rule="result-changed",
+                remedy="The study was run again meanwhile. Fetch the results again.",
+            )
+        return bytes(content)
 
     def watch(self, study: str) -> Iterator[Seen]:
         """What happens to a study, until nothing more happens by itself. A coordinator that goes away after the first answer is

@@ -38,6 +38,8 @@ from unisono.version import VERSION
 MISSED_BEATS = 3
 FINAL = ("certificate-revoked", "member-revoked", "certificate-role")
 """Refusals that trying again does not change: a revoked site joins anew, and a certificate of another role is none of a site's."""
+FOR_GOOD = (*FINAL, ROLLED_BACK)
+"""What ends an agent until a person does something: it is not to be started again by itself."""
 _LONGEST_HEARTBEAT_MS = 3_600_000
 _LAST_WORDS_S = 1.0
 

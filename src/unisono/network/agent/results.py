@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,16 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from unisono.errors import ProtocolError, UnisonoError
+from unisono.errors import UnisonoError
 from unisono.federation.storage import write_whole
 from unisono.network.agent.inbox import Entry
+from unisono.network.results import check, refused
 from unisono.report.load import STUDY
 from unisono.study.load import load
-
-MOST_FILES = 5000
-MOST_BYTES = 1 << 30
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_DEPTH = 6
 
 
 def place(site: Path, entry: Entry, entries: Sequence[Entry]) -> Path:
@@ -37,28 +33,28 @@ def found(site: Path, entry: Entry) -> Path | None:
     return None
 
 
+def own(site: Path, entry: Entry) -> list[Path]:
+    """What the study left at this hospital alone: sheets of its analyses, and files beside them, such as a model of this hospital's
+    own. Nothing of it is anywhere else."""
+    kept: list[Path] = []
+    for name in json.loads(entry.document).get("analyses", {}):
+        sheet = site / f"{name}.json"
+        with suppress(OSError, ValueError, AttributeError):
+            if json.loads(sheet.read_bytes()).get("study") == entry.digest:
+                files = (site / name).iterdir() if (site / name).is_dir() else ()
+                kept += [sheet, *sorted(path for path in files if path.is_file() and path.suffix != ".new")]
+    return kept
+
+
 def keep(folder: Path, files: Any) -> int:
     """Write files by relative name; how many bytes. `ProtocolError`, before anything is written, for a name that leads anywhere
     else than into `folder`, for what is no file, and for too much."""
-    if not isinstance(files, dict) or len(files) > MOST_FILES:
-        raise _refused("The results are no files, or too many.")
-    total = 0
-    for name, content in files.items():
-        parts = name.split("/")
-        # Windows reserves nothing that these patterns allow but device names, which an agent on POSIX does not meet.
-        if len(parts) > _DEPTH or not all(_PART.fullmatch(part) for part in parts) or name.endswith(".new"):
-            raise _refused(f"A result's name leads out of its folder, or is none ({name[:80]!r}).")
+    if not isinstance(files, dict):
+        raise refused("The results are no files.")
+    for content in files.values():
         if not isinstance(content, np.ndarray) or content.dtype != np.uint8 or content.ndim != 1:
-            raise _refused("A result is not a file's bytes.")
-        total += content.nbytes
-    if total > MOST_BYTES:
-        raise _refused(f"The results have {total:,} bytes; {MOST_BYTES:,} are taken.")
+            raise refused("A result is not a file's bytes.")
+    total = check({name: content.nbytes for name, content in files.items()})
     for name, content in files.items():
-        write_whole(folder / name, content.tobytes(), "result")
+        write_whole(folder / name, content.data, "result")
     return total
-
-
-def _refused(what: str) -> ProtocolError:
-    return ProtocolError(
-        what, rule="result-files", remedy="Nothing was written. Report the coordinator; ask its operator for the files."
-    )

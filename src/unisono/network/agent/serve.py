@@ -25,6 +25,7 @@ from unisono.network.agent.about import about
 from unisono.network.agent.dial import Line, Pace
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.inbox import Entry, Inbox
+from unisono.network.agent.limits import limits_of
 from unisono.network.agent.marks import Marks
 from unisono.network.agent.monitor import Answers, Monitor, Parts
 from unisono.network.agent.requests import Requests
@@ -94,7 +95,7 @@ class Agent:
         self._options = options
         self._settings = folder.settings()
         installed = packages.activate(folder.path)  # before anything asks for methods or models
-        make = options.make_worker or partial(make_worker, packages=installed)
+        make = options.make_worker or partial(make_worker, packages=installed, limits=limits_of(folder.path))
         self._monitor = Monitor()
         self._log = Log(folder.log, options.clock, both(self._monitor.hear, options.listener))
         self._credentials = folder.credentials()

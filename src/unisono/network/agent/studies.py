@@ -21,6 +21,7 @@ from unisono.network.beginning import Beginning
 from unisono.network.log import Log
 from unisono.site.agent import Site
 from unisono.site.worker import Worker
+from unisono.site.workers.limits import Limits
 from unisono.site.workers.process import ProcessWorker
 from unisono.study.document import Study
 
@@ -28,11 +29,16 @@ MakeWorker = Callable[[Study, datasets.Dataset, str, bytes], Worker]
 
 
 def make_worker(
-    study: Study, dataset: datasets.Dataset, site: str, secret: bytes, packages: Sequence[Path] = ()
+    study: Study,
+    dataset: datasets.Dataset,
+    site: str,
+    secret: bytes,
+    packages: Sequence[Path] = (),
+    limits: Limits | None = None,
 ) -> Worker:
     """A worker process of its own, which has yet to be started. packages: folders of the site's packages of models and methods.
-    `MappingError` if the mapping does not fit the study."""
-    return ProcessWorker(study, dataset.file, dataset.mapping, site, secret, packages=packages)
+    limits: what it may use. `MappingError` if the mapping does not fit the study."""
+    return ProcessWorker(study, dataset.file, dataset.mapping, site, secret, limits, packages)
 
 
 class Studies:

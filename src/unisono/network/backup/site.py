@@ -28,7 +28,7 @@ from unisono.site.state import SiteState
 STATE = "state.db"
 INBOX = "inbox.db"
 _NEEDED = ("coordinator.json", "identity.key", "rows.key", "tls/tls.key", "tls/tls.pem", "tls/ca.pem")
-_OTHERS = ("policy.json", "verified.json", "data.json", "members.json", "audit.jsonl")
+_OTHERS = ("policy.json", "verified.json", "data.json", "members.json", "workers.json", "audit.jsonl")
 _RESULTS = "results"
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-import numpy as np
-
 from unisono.errors import EnrolmentError, NetworkError, ProtocolError, StudyError
 from unisono.federation.tree import Tree
 from unisono.methods.registry import check as method_checks
@@ -29,6 +27,7 @@ from unisono.network.enrolment.renewals import Renewals
 from unisono.network.enrolment.token import INVITATION_DAYS, Token
 from unisono.network.pki import Peer, Role
 from unisono.network.renewing import PENDING
+from unisono.network.results import listing, piece
 from unisono.network.signing import StudySignature
 from unisono.protection.secagg.roster import Roster
 from unisono.study.load import load
@@ -113,7 +112,7 @@ class Calls:
         """{state, event} trees of one study, as they come."""
         if _text(tree, "call") != "watch":
             raise NetworkError("Only `watch` goes on.", rule="known-calls", remedy="Use a call.")
-        return self._studies.watch(self._one(peer, tree).digest)
+        return self._studies.course.watch(self._one(peer, tree).digest)
 
     def join(self, peer: Peer, tree: Tree) -> Tree:
         """Let in who was invited."""
@@ -185,7 +184,7 @@ class Calls:
                 rule="study-signature",
                 remedy="Sign it with your own key: unisono study sign.",
             )
-        return self._studies.status(self._studies.submit(study, document, signature, self._roster(names)))
+        return self._studies.course.status(self._studies.submit(study, document, signature, self._roster(names)))
 
     def _roster(self, names: list[str]) -> Roster:
         everyone = self._service.members.roster()
@@ -200,17 +199,22 @@ class Calls:
 
     async def _result(self, peer: Peer, tree: Tree) -> Tree:
         asked = self._one(peer, tree)
-        files = await asyncio.to_thread(self._studies.results, asked.digest)
-        return {"files": {name: np.frombuffer(content, np.uint8) for name, content in files.items()}}
+        folder = self._studies.results(asked.digest)
+        if "file" not in tree:
+            return {"files": await asyncio.to_thread(listing, folder)}
+        offset = tree.get("offset")
+        if type(offset) is not int:
+            raise _format("offset")
+        return {"data": await asyncio.to_thread(piece, folder, _text(tree, "file"), offset)}
 
     def _cancel(self, peer: Peer, tree: Tree) -> Tree:
         return _short(self._studies.cancel(self._one(peer, tree).digest, f"the {peer.role} {peer.name}"))
 
     def _list(self, peer: Peer, _: Tree) -> Tree:
-        return {"studies": [self._studies.status(asked) for asked in self._visible(peer)]}
+        return {"studies": [self._studies.course.status(asked) for asked in self._visible(peer)]}
 
     def _status(self, peer: Peer, tree: Tree) -> Tree:
-        return self._studies.status(self._one(peer, tree))
+        return self._studies.course.status(self._one(peer, tree))
 
     def _sites(self, _: Peer, __: Tree) -> Tree:
         """Who can be asked: names, keys, and who is there."""

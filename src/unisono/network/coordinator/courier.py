@@ -8,16 +8,14 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from unisono.errors import StorageError, UnisonoError
 from unisono.methods.packages import to_tree
 from unisono.methods.registry import packages_for, versions_for
 from unisono.network.coordinator.home import CoordinatorHome
-from unisono.network.coordinator.running import result_files
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import Asked, Delivery, Store
 from unisono.network.link import Restarted
+from unisono.network.results import result_files
 
 _TRY_AGAIN_S = (1.0, 60.0)
 """What could not be kept is told again: after so long at first, and at last."""
@@ -87,8 +85,8 @@ class Courier:
             return True  # looked up again: while the site was away, the study may have been submitted anew without it
         asked = self._store.find(delivery.study)
         assert asked is not None  # deliveries are of studies, and nothing else ran since this one was looked up
-        tree = await asyncio.to_thread(self._tree, delivery, asked)
         try:
+            tree = await asyncio.to_thread(self._tree, delivery, asked)
             await self._sites.ask(self.site, tree)
         except Restarted:
             return True
@@ -118,5 +116,4 @@ class Courier:
         if delivery.kind == "state":
             return {"to": "state", "study": asked.digest, "state": asked.state, "why": asked.why}
         folder = self._home.folder(asked.id, asked.digest)
-        files = {name: np.frombuffer(content, np.uint8) for name, content in result_files(folder).items()}
-        return {"to": "result", "study": asked.digest, "files": files}
+        return {"to": "result", "study": asked.digest, "files": result_files(folder)}

@@ -96,7 +96,7 @@ class Monitor:
             return {
                 "serving": "the coordinator is being stopped" if self.is_stopping else "",
                 "store": await asyncio.to_thread(_writable, parts.store),
-                "studies": parts.studies.trouble,
+                "studies": parts.studies.course.trouble,
             }
 
         return Shown(families, checks)

@@ -17,13 +17,10 @@ from unisono.federation.events import Event
 from unisono.federation.exchange import Exchange
 from unisono.network.coordinator.beginnings import Beginnings
 from unisono.protection.secagg.roster import Roster
-from unisono.report.audience import FILE as FILES
 from unisono.report.files import write
 from unisono.study.document import Study
 
 EXCHANGE = "grpc"
-_PRIVATE = ("journal.db", "run.lock", "consents.json")
-"""What of a run's folder stays with the coordinator: opened sums, small numbers not blanked."""
 _writing = threading.Lock()
 """Figures are drawn by one thread at a time: matplotlib's settings are the process's."""
 
@@ -129,24 +126,3 @@ class StudyRun:
         run = Run(self.study, self.place.roster.sites, self.place.folder, outcomes, {}, self._events)
         with _writing:
             write(run, exchange=EXCHANGE)
-
-
-def result_files(folder: Path) -> dict[str, bytes]:
-    """What a run wrote for those who may read its results, by relative name. Empty before there are any. `StorageError` if
-    a file cannot be read."""
-    if not (folder / FILES).exists():
-        return {}
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        private = any(part.startswith(_PRIVATE) for part in parts) or path.name.endswith(".new")
-        if path.is_file() and not private:
-            try:
-                found[path.relative_to(folder).as_posix()] = path.read_bytes()
-            except OSError as error:
-                raise StorageError(
-                    f"A result of this study cannot be read: {path.name}.",
-                    rule="result-file",
-                    remedy="The coordinator's operator must repair the folder; running the study again writes it anew.",
-                ) from error
-    return found

@@ -18,13 +18,14 @@ from unisono.errors import NetworkError, UnisonoError
 from unisono.methods.registry import methods
 from unisono.network.coordinator.calls import Calls, Service, member_tree
 from unisono.network.coordinator.certificate import ServerCertificate
+from unisono.network.coordinator.course import stopping
 from unisono.network.coordinator.doors import Doors
 from unisono.network.coordinator.home import CoordinatorHome, Settings
 from unisono.network.coordinator.marks import Marks
 from unisono.network.coordinator.monitor import Monitor, Parts
 from unisono.network.coordinator.sites import Sites
 from unisono.network.coordinator.store import Store
-from unisono.network.coordinator.studies import Studies, stopping
+from unisono.network.coordinator.studies import Studies
 from unisono.network.enrolment.invitations import Invitations
 from unisono.network.enrolment.members import Members
 from unisono.network.enrolment.renewals import Renewals
@@ -147,7 +148,7 @@ class Coordinator:
         for stream in list(self.doors.streams):
             stream.close(stopping())
         self._monitor.is_stopping = True
-        self._log.write("stopping", studies=self.studies.running, calls=self.doors.live.total())
+        self._log.write("stopping", studies=self.studies.course.running, calls=self.doors.live.total())
         await self._opened.aclose()
 
     async def _monitored(self, opened: AsyncExitStack) -> None:
@@ -215,7 +216,7 @@ class Coordinator:
     # -- what changes -------------------------------------------------------------------------------------------------
 
     def _site_changed(self, name: str) -> None:
-        self.studies.site_changed(name)
+        self.studies.course.site_changed(name)
         if self.sites.line(name).end.is_online:
             self._tell_roster(name)
 
