@@ -7,8 +7,8 @@ the files beside it. Each kind of model adds its own part: `training.model_file`
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -208,7 +208,7 @@ def checked_file(card: ModelCard, files: Mapping[str, bytes], name: str) -> byte
     if name not in card.files or name not in files:
         raise not_a_model(f"comes without {name}", "Keep the files of a model together in one folder.")
     found = digest(files[name])
-    if not secrets.compare_digest(found, card.files[name]):
+    if not hmac.compare_digest(found, card.files[name]):
         raise not_a_model(
             f"was written with another {name}: SHA-256 {card.files[name][:12]}..., and here is {found[:12]}...",
         )

@@ -5,13 +5,13 @@ Importable without PyTorch; tensors are made when a contribution first needs the
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unisono.methods.seeded import generator
 from unisono.study.table import Table
 
 if TYPE_CHECKING:
@@ -60,16 +60,5 @@ def split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
     chosen = np.zeros(n, np.bool_)
     if fraction > 0 and n > 1:
         number = min(max(round(fraction * n), 1), n - 1)
-        chosen[philox(seed, "split").permutation(n)[:number]] = True
+        chosen[generator("split", seed).permutation(n)[:number]] = True
     return chosen
-
-
-def philox(*key: object) -> np.random.Generator:
-    """A generator of its own for each purpose (Salmon et al. 2011), keyed by the study's seed and the purpose's name."""
-    return np.random.Generator(np.random.Philox(key=drawn(*key)))
-
-
-def drawn(*key: object) -> int:
-    """63 bits from a key's parts."""
-    text = "unisono-training " + " ".join(map(str, key))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unisono.errors import Abstention
-from unisono.methods.training.data import Tensors, drawn
+from unisono.methods.seeded import number
+from unisono.methods.training.data import Tensors
 from unisono.methods.training.models.layers import set_generator
 from unisono.methods.training.models.vector import Entry
 from unisono.methods.training.network import Network
@@ -63,14 +64,18 @@ def train(network: Network, start: Vector, data: Tensors, work: Work, pull: Pull
             remedy="Choose a smaller `validate: fraction`.",
         )
     device = _device()
+    if torch.get_num_threads() != work.local.threads:
+        torch.set_num_threads(work.local.threads)
     with _enough_memory():
         module = network.loaded(start).to(device)
         data = data.to(device)
         parameters = _chosen(network, module, work)
         optimiser = _optimiser(parameters, work)
-        generator = torch.Generator(device).manual_seed(drawn(*work.key, "dropout"))
+        generator = torch.Generator(device).manual_seed(number(*work.key, "dropout"))
         set_generator(module, generator)
         module.train()
+        if data.n == 1:
+            _without_batch(module)
         loss, seen, steps = 0.0, 0, 0
         weights = _weights(work, device)
         for rows in _batches(data.n, work):
@@ -147,7 +152,7 @@ def _batches(n: int, work: Work) -> Iterator[torch.Tensor]:
     over a batch needs two."""
     local = work.local
     size = n if local.batch == "all" else min(local.batch, n)
-    generator = torch.Generator().manual_seed(drawn(*work.key, "batches"))
+    generator = torch.Generator().manual_seed(number(*work.key, "batches"))
     pace = Pace(local.seconds) if local.seconds is not None else None
     starts = list(range(0, n, size))
     if len(starts) > 1 and n - starts[-1] == 1:
@@ -173,6 +178,13 @@ def _chosen(network: Network, module: nn.Module, work: Work) -> list[nn.Paramete
         parameter.grad = None
         found.append(parameter)
     return found
+
+
+def _without_batch(module: nn.Module) -> None:
+    """A batch of one patient has no variance: norms over a batch use their running statistics."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.eval()
 
 
 def _optimiser(parameters: list[nn.Parameter], work: Work) -> torch.optim.Optimizer:

@@ -6,7 +6,6 @@ name, so that adding a layer changes no other layer's weights.
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from unisono.errors import StudyError
+from unisono.methods.seeded import generator
 from unisono.methods.training.models.base import MOST_PARAMETERS, Inputs, ModelSpec
 from unisono.methods.training.models.vector import Layout
 
@@ -55,7 +55,7 @@ def initialise(module: nn.Module, seed: int) -> None:
                 if deviation is None:
                     tensor.fill_(1.0 if name == "weight" else 0.0)
                 else:
-                    drawn = _generator(seed, whole).standard_normal(tuple(tensor.shape)) * deviation
+                    drawn = generator("first-weights", seed, whole).standard_normal(tuple(tensor.shape)) * deviation
                     tensor.copy_(torch.from_numpy(drawn.astype(np.float32)))
 
 
@@ -67,8 +67,3 @@ def _deviation(part: nn.Module, name: str, tensor: torch.Tensor) -> float | None
         return EMBEDDING_SD
     fan_in = tensor[0].numel()
     return math.sqrt((1.0 if name.startswith("head.") else 2.0) / fan_in)
-
-
-def _generator(seed: int, name: str) -> np.random.Generator:
-    key = hashlib.sha256(f"unisono-first-weights {seed} {name}".encode()).digest()[:16]
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
