@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import unisono
-from tests.support.boosting import RISK, frames, pooled, study
+from tests.support.boosting import RISK, SITES, frames, pooled, study, tables
 from unisono.engines.embedded.run import Fault, Settings, SiteData, run_study
 
 MODEL = "model.xgboost.json"
@@ -58,4 +58,4 @@ def test_the_files_are_written_beside_the_result(reference: bytes, tmp_path: Pat
     said = json.loads((folder / "model.json").read_text("utf-8"))
     assert said["provenance"]["sites"] == ["leiden", "padua", "turin", "utrecht"]
     sheet = json.loads((tmp_path / "sites" / "padua" / f"{RISK}.json").read_text("utf-8"))
-    assert sheet["n"] == len(frames()["padua"].source)
+    assert sheet["n"] == tables()[SITES.index("padua")].n

@@ -50,6 +50,12 @@ class Model:
     hessian: Single
     base_score: float
 
+    @staticmethod
+    def empty(base_score: float) -> Model:
+        """No tree yet."""
+        none = np.zeros(0, np.float32)
+        return Model(np.zeros((0, 4), np.int32), none, none, none, base_score)
+
     @cached_property
     def trees(self) -> int:
         return int(self.splits[-1, TREE]) + 1 if len(self.splits) else 0

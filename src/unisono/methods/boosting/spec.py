@@ -148,3 +148,39 @@ class HistSpec(BoostingSpec):
 def _within(study: Study, name: str | None, value: float) -> bool:
     variable = study.variables.get(name or "")
     return not isinstance(variable, NumberVariable) or variable.min <= value <= variable.max
+
+
+class HeldOut(BaseModel):
+    """fraction: of the patients that are held out of training, in every hospital, to measure the model on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fraction: float = Field(default=0.2, gt=0, lt=1, allow_inf_nan=False)
+
+
+class AtSitesSpec(BoostingSpec):
+    """Boosting with XGBoost at the sites. trees: that each site grows (in one turn)."""
+
+    validate_on: HeldOut | None = Field(default=None, alias="validate")
+
+    def problems(self, study: Study) -> list[Problem]:
+        found = super().problems(study)
+        if self.entry is not None:
+            what = "XGBoost's cox knows no delayed entry."
+            found.append(
+                Problem(("entry",), what, "delayed-entry", "Remove `entry`, or use hist-boosting, which does.")
+            )
+        return found
+
+
+class BaggingSpec(AtSitesSpec):
+    """weights: of the hospitals' models in the common one: by their numbers of ``patients``, or ``equal``."""
+
+    weights: Literal["patients", "equal"] = "patients"
+
+
+class CyclicSpec(AtSitesSpec):
+    """trees: that a hospital adds when it is its turn. cycles: how often each has its turn."""
+
+    trees: int = Field(default=2, ge=1, le=1000)
+    cycles: int = Field(default=10, ge=1, le=500)
