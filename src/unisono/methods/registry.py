@@ -29,6 +29,8 @@ _BUILT_IN = (
     "unisono.methods.survival.kaplan_meier",
     "unisono.methods.survival.cox",
     "unisono.methods.boosting.hist",
+    "unisono.methods.boosting.bagging",
+    "unisono.methods.boosting.cyclic",
     "unisono.methods.evaluation.evaluate",
     "unisono.methods.training.fedavg",
     "unisono.methods.training.fedprox",
