@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from unisono.engines.embedded.run import Run, Settings, SiteData, run_study
-from unisono.methods.registry import check
+from unisono.methods.registry import build, check
 from unisono.methods.training.result import TrainingResult
+from unisono.methods.training.training import Training
+from unisono.site.data.snapshot import freeze
 from unisono.study.document import Study
 from unisono.study.load import load
+from unisono.study.table import Table
+from unisono.workbench.light import LightFederation, LightSite, answer, cohort
 
 FEATURES = ("radius", "texture", "smoothness", "concavity")
 SITES = ("leiden", "padua", "turin")
@@ -85,3 +91,45 @@ def result(finished: Run, analysis: str = "model") -> TrainingResult:
         raise outcome.error
     assert outcome.answer is not None and isinstance(outcome.answer.result, TrainingResult)
     return outcome.answer.result
+
+
+def tables(asked: Study, data: Mapping[str, pd.DataFrame] | None = None) -> dict[str, Table]:
+    """Each site's patients in the study's words."""
+    given = frames() if data is None else data
+    return {site: freeze(frame, None, asked, site).table for site, frame in given.items()}
+
+
+@dataclass
+class Light:
+    """A method at the coordinator, and its federation in this process, without folders, network or masks."""
+
+    method: Training[Any]
+    federation: LightFederation
+
+    def run(self) -> TrainingResult:
+        found = answer(self.method, self.federation)
+        assert isinstance(found, TrainingResult)
+        return found
+
+    def data(self, site: str) -> Any:
+        return self.federation.members[site].data
+
+    def memory(self, site: str) -> dict[str, NDArray[Any]]:
+        return self.federation.members[site].memory
+
+
+def light(asked: Study, given: Mapping[str, Table] | None = None, analysis: str = "model") -> Light:
+    """Ready to run; every site has an instance of the method of its own, as in a hospital."""
+    opened = cohort(asked, analysis, tables(asked) if given is None else given)
+    method = build(asked, analysis)
+    assert isinstance(method, Training)
+    sites = [LightSite(name, method.prepare(table), table.n) for name, table in opened.tables.items()]
+    return Light(method, LightFederation(sites, opened.facts))
+
+
+def weights(found: TrainingResult) -> dict[str, NDArray[np.float32]]:
+    """The tensors of the model's file."""
+    from safetensors.numpy import load as load_tensors
+
+    (name,) = [name for name in found.files() if name.endswith(".safetensors")]
+    return load_tensors(found.files()[name])

@@ -102,7 +102,7 @@ class Network:
         image = None if name is None else torch.from_numpy(np.require(table.images[name], np.float32, ["C", "W"]))
         numbers, categories = prepared.numbers(table), prepared.categories(table)
         batch = Batch(torch.from_numpy(numbers), torch.from_numpy(categories), image)
-        return Tensors(batch, torch.from_numpy(self.task.targets(table)), table.n)
+        return Tensors(batch, torch.from_numpy(np.array(self.task.targets(table))), table.n)
 
 
 def model_files(

@@ -50,7 +50,8 @@ class Schedule(Part):
 class Local(Part):
     """What a site does in a round. One of `epochs`, `steps`, `seconds` (default: one epoch); with seconds a slow site does
     fewer steps in the same time, and two runs differ. batch: patients in a step, ``all`` for the whole site. clip: of the
-    gradient's Euclidean norm. mixed_precision: half precision where the site has a GPU, and nowhere else."""
+    gradient's Euclidean norm. mixed_precision: half precision where the site has a GPU, and nowhere else. threads: of the
+    processor, for a step; the last bits of a sum depend on their number, so the study says it."""
 
     epochs: int | None = Field(default=None, ge=1, le=1000)
     steps: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -64,6 +65,7 @@ class Local(Part):
     schedule: Schedule = Schedule()
     class_weights: Literal["none", "balanced"] = "none"
     mixed_precision: bool = False
+    threads: int = Field(default=1, ge=1, le=256)
 
     @model_validator(mode="before")
     @classmethod
@@ -116,7 +118,7 @@ class TrainingSpec(Spec):
     update_bound: what a parameter may change by in a round; more is clipped, and counted. grid: of the time, as in every
     survival analysis. ties: of events, for ``cox``. intervals: of time, at most, for ``hazard``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     outcome: Name | None = None
     time: Name | None = None
