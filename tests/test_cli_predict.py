@@ -90,6 +90,7 @@ def test_a_csv_gets_a_line_a_row_with_the_networks_own_probabilities(
     assert [float(line["probability[malignant]"]) for line in found] == expected.tolist()
     assert "risk, model: describe, 12 rounds over 400 patients of 3 hospitals" in said
     assert "4 predictions for 4 rows" in said
+    assert "probability[malignant]" in said
 
 
 def test_model_json_itself_may_be_named_and_parquet_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
+from rich.markup import escape
 
 from unisono.cli.console import out as console
 from unisono.cli.shown import say, show_table
@@ -66,7 +67,7 @@ def _show(card: ModelCard, found: Predictions) -> None:
         [str(row), *("–" if np.isnan(v) else f"{v:.4g}" for v in values[: len(heads)])]
         for row, values in zip(found.rows[:SHOWN], found.values[:SHOWN], strict=True)
     ]
-    show_table(("row", *heads), rows)
+    show_table(("row", *map(escape, heads)), rows)
     if len(found.rows) > SHOWN or len(found.columns) > len(heads):
         console.print(f"  … {len(found.rows):,} rows, {len(found.columns)} columns", markup=False)
     for note in found.notes:

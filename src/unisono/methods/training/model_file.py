@@ -7,7 +7,7 @@ is installed here. docs/methods/models.md shows how plain PyTorch opens both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +201,7 @@ def write(
     )
     card = NetworkCard(
         **described(study, analysis, features, facts, rounds=rounds, sites=sites),
-        task=task,
+        task=cast(AnyTask, task),  # validated here
         architecture=Architecture(
             model=model.model_dump(mode="json"),
             inputs=InputSizes(numbers=inputs.numbers, categories=inputs.categories, image=inputs.image),

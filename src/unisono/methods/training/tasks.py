@@ -231,7 +231,7 @@ class Hazard(_Task):
     @property
     def times(self) -> Array:
         """(m,) the ends of the intervals."""
-        return self.step * np.arange(1, self.intervals + 1)
+        return np.asarray(self.step * np.arange(1, self.intervals + 1), np.float64)
 
     def targets(self, table: Table) -> Array:
         """(n, 2) how many intervals were survived whole, and 1 if the event was in the next one."""
