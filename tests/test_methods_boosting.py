@@ -14,14 +14,15 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.boosting import FEATURES, OUTCOMES, RISK, fit, model_of, study, tables
-from unisono.errors import MethodError
-from unisono.methods.boosting import portable
+from tests.support.boosting import FEATURES, OUTCOMES, RISK, fit, frames, model_of, study, tables
+from unisono.errors import MethodError, StorageError
+from unisono.methods.boosting import model_file, portable
 from unisono.methods.boosting.ensemble import Ensemble
 from unisono.methods.boosting.features import Edges, Feature, cell_counts, choose_edges, matrix
 from unisono.methods.boosting.growing import Finder, Rules
 from unisono.methods.boosting.rows import Layout
 from unisono.methods.registry import build, check
+from unisono.site.prediction import open_model, predict
 from unisono.study.table import Table, stack
 
 OBJECTIVES = list(OUTCOMES)
@@ -131,20 +132,52 @@ def test_the_sidecar_says_what_the_numbers_mean_and_where_they_are_from() -> Non
     result, _ = fit(asked, tables())
     model, sidecar = (result.files()[name] for name in ("model.xgboost.json", "model.json"))
     said = json.loads(sidecar)
-    assert [f["name"] for f in said["features"]] == json.loads(model)["learner"]["feature_names"]
-    assert said["features"][3] == {
-        "name": "stage=lt 2",
-        "variable": "stage",
-        "type": "category",
-        "levels": ["<2", "2", "3+"],
-        "one_if": "<2",
-    }
-    assert [f["name"] for f in said["features"]][-1] == "sex=female"  # two levels need one column
-    assert said["model"]["sha256"] == hashlib.sha256(model).hexdigest()
-    assert said["provenance"]["study_sha256"] == asked.digest()
+    assert [c["name"] for c in said["columns"]] == json.loads(model)["learner"]["feature_names"]
+    assert said["columns"][3] == {"name": "stage=lt 2", "variable": "stage", "one_if": "<2"}
+    assert said["columns"][-1]["name"] == "sex=female"  # two levels need one column
+    assert said["files"]["model.xgboost.json"] == hashlib.sha256(model).hexdigest()
+    assert said["provenance"]["study"] == asked.digest()
+    assert said["variables"]["crp"]["unit"] == "mg/L"
     assert {name: hashlib.sha256(data).hexdigest() for name, data in result.files().items()} == result.estimates[
         "model"
     ]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_unisono_predicts_from_the_files_what_xgboost_predicts(objective: str, tmp_path: Path) -> None:
+    asked = study(objective)
+    result, _ = fit(asked, tables())
+    for name, data in result.files().items():
+        (tmp_path / name).write_bytes(data)
+    model: Any = open_model(tmp_path)
+    new = frames(300)["leiden"].source
+    found = predict(model, new.drop(columns=list(OUTCOMES[objective].values())[:1]))
+    x = matrix(model.features, tables(300)[0])
+    opened = booster(result.files()["model.xgboost.json"], tmp_path)
+    theirs = opened.predict(xgboost.DMatrix(x.T, feature_names=[f.name for f in model.features]))
+    np.testing.assert_allclose(found.values[:, 0], theirs, rtol=1e-6, atol=1e-6)
+    assert len(found.columns) == 1
+    assert any("learned what to do" in note for note in found.notes)
+
+
+def test_files_of_a_model_that_do_not_belong_together_are_refused() -> None:
+    one, other = (fit(study(trees=k), tables())[0].files() for k in (1, 2))
+    model_file.read(one)
+    name = "model.xgboost.json"
+    card = json.loads(one["model.json"])
+    swapped = {**card, "columns": card["columns"][::-1]}
+    more = {**card, "provenance": {**card["provenance"], "rounds": 5}}
+    none = {**card, "files": {name: hashlib.sha256(b"{}").hexdigest()}}
+    cards = [json.dumps(wrong).encode() for wrong in (swapped, more)]
+    for files in (
+        {**one, name: other[name]},
+        {"model.json": one["model.json"]},
+        *({**one, "model.json": wrong} for wrong in cards),
+        {name: b"{}", "model.json": json.dumps(none).encode()},
+    ):
+        with pytest.raises(StorageError) as caught:
+            model_file.read(files)
+        assert caught.value.rule == "model-file"
 
 
 # -- disclosure --------------------------------------------------------------------------------------------------------

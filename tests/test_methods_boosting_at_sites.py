@@ -17,7 +17,7 @@ from unisono.engines.embedded.run import Settings, run_study
 from unisono.errors import PolicyRefusal, ProtocolError
 from unisono.methods.boosting.at_sites import merge_small
 from unisono.methods.boosting.features import matrix
-from unisono.methods.boosting.model import FEATURE, Limits, Model, merged, read
+from unisono.methods.boosting.model import FEATURE, Limits, Model, merged, read_model
 from unisono.methods.registry import build, check
 from unisono.site.policy import Policy
 from unisono.study.table import stack
@@ -130,7 +130,7 @@ LIMITS = Limits(size=1 << 16, trees=3, depth=3, leaf=10.0)
 
 
 def opened(model: Any, limits: Limits = LIMITS) -> Model:
-    return read(json.dumps(model).encode(), ["a", "b"], "binary:logistic", limits)
+    return read_model(json.dumps(model).encode(), ["a", "b"], "binary:logistic", limits)
 
 
 def test_what_xgboost_wrote_is_read_and_written_to_the_same_predictions(good: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ def test_a_model_that_is_none_is_refused(what: str, good: dict[str, Any]) -> Non
 )
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
-        read(data, ["a", "b"], "binary:logistic", LIMITS)
+        read_model(data, ["a", "b"], "binary:logistic", LIMITS)
     assert caught.value.rule == "received-model"
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_model_is_refused_or_is_a_model(good: dict[str, Any]) -> None:
         for place in rng.integers(0, len(data), 3):
             changed[place] = rng.integers(32, 127)
         try:
-            read(bytes(changed), ["a", "b"], "binary:logistic", LIMITS).scores(x, 0.0)
+            read_model(bytes(changed), ["a", "b"], "binary:logistic", LIMITS).scores(x, 0.0)
         except ProtocolError:
             refused += 1
     assert 50 < refused < 300

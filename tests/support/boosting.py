@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tests.support.plain import PlainFederation
 from unisono.engines.embedded.run import SiteData
 from unisono.methods.base import Method
-from unisono.methods.boosting.model import Limits, Model, read
+from unisono.methods.boosting.model import Limits, Model, read_model
 from unisono.methods.boosting.result import BoostingResult
 from unisono.methods.registry import build, check
 from unisono.protection.encoding import exact
@@ -150,7 +150,7 @@ def model_of(result: BoostingResult, document: Study) -> Model:
     """The model file, read strictly."""
     method: Any = build(document, RISK)
     names = [feature.name for feature in method.features]
-    return read(result.files()["model.xgboost.json"], names, method.objective.xgboost, ANY)
+    return read_model(result.files()["model.xgboost.json"], names, method.objective.xgboost, ANY)
 
 
 def frames(n: int = 900, sites: int = 4) -> dict[str, SiteData]:

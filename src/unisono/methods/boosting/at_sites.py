@@ -17,10 +17,10 @@ from unisono.errors import MethodError, MissingExtra
 from unisono.federation.contribution import Argument, Declaration, Facts, contribution, receipt, within
 from unisono.methods.base import Method
 from unisono.methods.boosting import portable
-from unisono.methods.boosting.features import Single, coding, features_of, matrix
+from unisono.methods.boosting.features import Single, features_of, matrix
 from unisono.methods.boosting.measures import measure, target_of
-from unisono.methods.boosting.model import FEATURE, LEFT, Limits, Model, read
-from unisono.methods.boosting.model_files import about, with_sidecar
+from unisono.methods.boosting.model import FEATURE, LEFT, Limits, Model, read_model
+from unisono.methods.boosting.model_file import write
 from unisono.methods.boosting.objectives import (
     LARGEST,
     MAX_DELTA_STEP,
@@ -33,6 +33,7 @@ from unisono.methods.boosting.objectives import (
 from unisono.methods.boosting.result import BoostingResult
 from unisono.methods.boosting.rows import Mask, Patients
 from unisono.methods.boosting.spec import AtSitesSpec
+from unisono.methods.model_card import digest
 from unisono.methods.survival.follow_up import Axis
 from unisono.protection.leaves import count, moment
 from unisono.study.document import Study
@@ -152,11 +153,11 @@ class AtSites(Method[S], Generic[S]):
     def common(self, model: Bytes) -> Model:
         """The common model, read strictly."""
         limits = replace(self.limits, size=_COMMON_BYTES, trees=_COMMON_TREES)
-        return read(model.tobytes(), self.names, self.objective.xgboost, limits)
+        return read_model(model.tobytes(), self.names, self.objective.xgboost, limits)
 
     def received(self, part: SiteModel, base: float) -> Model:
         """What one hospital sent, read strictly; its base score is the common one. `ProtocolError` if it is no such model."""
-        model = read(part.model.tobytes(), self.names, self.objective.xgboost, self.limits)
+        model = read_model(part.model.tobytes(), self.names, self.objective.xgboost, self.limits)
         return replace(model, base_score=base)
 
     def file_of(self, model: Model) -> Bytes:
@@ -179,7 +180,7 @@ class AtSites(Method[S], Generic[S]):
             return SiteModel(np.zeros(0, np.uint8), np.asarray(0))
         before = 0 if start is None else start.trees
         found = self._trained(data, rows, base, None if start is None else self.file_of(start).tobytes(), before)
-        model = read(found, self.names, self.objective.xgboost, replace(self.limits, leaf=1e6, size=1 << 30))
+        model = read_model(found, self.names, self.objective.xgboost, replace(self.limits, leaf=1e6, size=1 << 30))
         large = 4 * self.objective.largest_step
         held = replace(
             model,
@@ -244,15 +245,15 @@ class AtSites(Method[S], Generic[S]):
         measured: dict[str, NDArray[Any]] = await federation.sum(self.performance, file)
         await federation.tell(self.site_sheet, file)
         trained_on, held_out = (int(n) for n in totals.patients)
-        said = {
-            "features": coding(self.study, self.features),
-            "objective": self.objective.xgboost,
-            "base_score": model.base_score,
-            "trees": model.trees,
-            "trained_on": trained_on,
-            "held_out": held_out,
-        }
-        files, digests = with_sidecar(file.tobytes(), {**about(self, federation.sites), **said})
+        files = write(
+            self,
+            federation.facts,
+            file.tobytes(),
+            trees=model.trees,
+            base_score=model.base_score,
+            patients=(trained_on, held_out),
+            sites=federation.sites,
+        )
         found: dict[str, Any] = {
             "objective": self.spec.objective,
             "n": trained_on,
@@ -265,7 +266,7 @@ class AtSites(Method[S], Generic[S]):
             "curve": [],
             "performance": self.evaluation.metrics(measured),
             "performance_of": "held-out" if self.fraction else "trained",
-            "model": digests,
+            "model": {name: digest(content) for name, content in files.items()},
         }
         seen = "The coordinator saw each hospital's trees by themselves, and not only the common model."
         if not self.fraction:

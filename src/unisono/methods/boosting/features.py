@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,17 +167,3 @@ def _cuts(counts: Counts, bins: int, least: int) -> list[int]:
         if len(chosen) == bins - 1:
             break
     return chosen
-
-
-def coding(study: Study, features: Sequence[Feature]) -> list[dict[str, Any]]:
-    """How a reader of the model file makes each column: plain JSON."""
-    rows: list[dict[str, Any]] = []
-    for feature in features:
-        variable = study.variables[feature.variable]
-        row: dict[str, Any] = {"name": feature.name, "variable": feature.variable, "type": variable.type}
-        if isinstance(variable, NumberVariable):
-            row |= {"unit": variable.unit, "min": variable.min, "max": variable.max}
-        elif isinstance(variable, CategoryVariable) and feature.level is not None:
-            row |= {"levels": list(variable.levels), "one_if": variable.levels[feature.level]}
-        rows.append(row)
-    return rows

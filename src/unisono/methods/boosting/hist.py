@@ -336,7 +336,7 @@ class HistBoosting(Method[HistSpec]):
         forest = trained.forest.arguments()
         measured: dict[str, NDArray[Any]] = await federation.sum(self.performance, *forest)
         await federation.tell(self.site_sheet, *forest)
-        return training.result_of(self, trained, self.evaluation.metrics(measured), federation.sites)
+        return training.result_of(self, federation, trained, self.evaluation.metrics(measured))
 
     @classmethod
     def result(cls, study: Study, analysis: str, estimates: dict[str, Any], **rest: Any) -> BoostingResult:

@@ -129,7 +129,7 @@ def merged(models: Sequence[Model], weights: Sequence[float]) -> Model:
     return Model(np.concatenate(splits), np.concatenate(conditions), gain, hessian, models[0].base_score)
 
 
-def read(data: bytes, names: Sequence[str], objective: str, limits: Limits) -> Model:
+def read_model(data: bytes, names: Sequence[str], objective: str, limits: Limits) -> Model:
     """The model in an XGBoost JSON file over these features, for this objective. `ProtocolError` if it is anything else."""
     if len(data) > limits.size:
         _refuse(f"it has more than {limits.size:,} bytes")

@@ -12,9 +12,11 @@ from unisono.errors import MethodError
 from unisono.methods.boosting.features import choose_edges
 from unisono.methods.boosting.forest import Forest
 from unisono.methods.boosting.growing import Finder, Rules, Tree
-from unisono.methods.boosting.model_files import model_files
+from unisono.methods.boosting.model_file import write
 from unisono.methods.boosting.objectives import RISK, Hazard, base_score, hazard_of
 from unisono.methods.boosting.result import BoostingResult
+from unisono.methods.boosting.xgboost_json import written
+from unisono.methods.model_card import digest
 
 if TYPE_CHECKING:
     from unisono.federation.federation import Federation
@@ -160,12 +162,20 @@ def mean_losses(method: HistBoosting, now: Trained, losses: Losses) -> list[floa
 
 
 def result_of(
-    method: HistBoosting, trained: Trained, performance: dict[str, Any], sites: tuple[str, ...]
+    method: HistBoosting, federation: Federation, trained: Trained, performance: dict[str, Any]
 ) -> BoostingResult:
     """The answer, with its model files."""
     forest, spec = trained.forest, method.spec
-    files, digests = model_files(method, trained, sites)
     trained_on, held_out = (int(n) for n in trained.patients)
+    files = write(
+        method,
+        federation.facts,
+        written(forest, method.features, method.objective.xgboost, trained.base),
+        trees=forest.ensemble.trees,
+        base_score=trained.base,
+        patients=(trained_on, held_out),
+        sites=federation.sites,
+    )
     found: dict[str, Any] = {
         "objective": spec.objective,
         "n": trained_on,
@@ -178,7 +188,7 @@ def result_of(
         "curve": [{"trees": k + 1, "trained": a, "held_out": b} for k, (a, b) in enumerate(trained.curve.tolist())],
         "performance": performance,
         "performance_of": "held-out" if method.fraction else "trained",
-        "model": digests,
+        "model": {name: digest(content) for name, content in files.items()},
     }
     notes = trained.notes
     if not method.fraction:
