@@ -26,9 +26,12 @@ from unisono.federation.contribution import (
     receipt_with_memory,
     within,
 )
+from unisono.federation.journal import Journal
 from unisono.methods.base import PlannedAsk, Result
 from unisono.methods.registry import check
+from unisono.network.agent.sheet import protection
 from unisono.protection.leaves import blob, moment, update
+from unisono.report.disclosure_sheet import actual, planned
 from unisono.site.policy import Policy, simulation_policy
 from unisono.study.document import Study
 from unisono.study.load import load
@@ -261,6 +264,22 @@ def test_a_collected_part_is_seen_by_the_coordinator_where_policy_and_permit_all
     assert first == {"sizes": sizes, "first": [7] * len(order), "one": [sizes[1], 8]}
     assert len(records(tmp_path, "a", "collected")) == 2
     assert found(run(asked("test-showing"), tmp_path)) == first  # from the journal
+
+
+def test_officers_and_stewards_read_that_a_part_is_shown(tmp_path: Path) -> None:
+    study = asked("test-showing")
+    run(study, tmp_path)
+    journal = Journal(tmp_path / "a" / "journal.db", read_only=True)
+    try:
+        left = [row for row in actual(journal, study, "a") if row.contribution == "test-showing.show"]
+    finally:
+        journal.close()
+    may_leave = [row for row in planned(study) if row.contribution == "test-showing.show"]
+    for rows in (left, may_leave):
+        assert {(row.leaf, row.times, row.bytes) for row in rows} == {("bytes", 2, 1000), ("n", 2, 8)}
+        assert all("the coordinator sees" in row.protection for row in rows)
+    assert any(line.startswith("Not masked: a, show.") for line in protection(study, 4))
+    assert any("leave out a hospital that is late" in line for line in protection(asked("test-counting"), 4))
 
 
 def test_a_hospital_s_own_policy_refuses_to_show_its_part(tmp_path: Path) -> None:

@@ -212,7 +212,13 @@ class Federation:
                 parts = await self._attempts.until_collected(ask)
             record = self.journal.write(
                 "collected",
-                {"question": ask.question, "name": ask.contribution, "method": ask.method, "parts": parts},
+                {
+                    "question": ask.question,
+                    "name": ask.contribution,
+                    "method": ask.method,
+                    "parts": parts,
+                    "leaves": _described(contribution.declaration(self.facts, *ask.arguments).leaves),
+                },
                 epoch=ask.epoch,
                 step=ask.step,
             )
@@ -294,9 +300,7 @@ class Federation:
                 "participants": list(opened.participants),
                 "recovered": list(opened.recovered),
                 "first_bytes": dict(opened.first_bytes),
-                "leaves": {
-                    k: {"rule": v.rule, "shape": list(v.shape), "meaning": v.meaning} for k, v in leaves.items()
-                },
+                "leaves": _described(leaves),
             },
             epoch=ask.epoch,
             step=ask.step,
@@ -401,6 +405,11 @@ class Federation:
     def _timed(self, event: Event) -> None:
         seconds = monotonic() - self.began
         self.observer(replace(event, seconds=seconds))
+
+
+def _described(leaves: Mapping[str, Leaf]) -> Tree:
+    """For the disclosure sheet of what left."""
+    return {name: {"rule": x.rule, "shape": list(x.shape), "meaning": x.meaning} for name, x in leaves.items()}
 
 
 def _close(closes: Closes | None) -> Close:

@@ -44,6 +44,9 @@ _DROPPED: tuple[tuple[int, tuple[str, ...]], ...] = (
 EXAMPLE = Facts(patients=1000)
 """Shapes do not depend on the number of patients; a declaration wants one all the same."""
 
+SEEN = "not hidden: the coordinator sees each hospital's own part, by permit and policy"
+"""What is collected, not summed."""
+
 RULES: dict[str, str] = {
     "count": "numbers of patients or events; small ones are blanked before anything is written",
     "curve": "numbers of patients or events along the time grid; shown only where enough patients stand behind each step",
@@ -92,12 +95,12 @@ def planned(study: Study) -> list[PlannedRow]:
 
     `StudyError` if a method is unknown; a study that was checked has none.
     """
-    how = protection_words(study)
     rows: list[PlannedRow] = []
     for analysis in study.analyses:
         for method in _methods(study, analysis):
             for ask in method.plan():
                 leaves = ask.contribution.declaration(EXAMPLE, *ask.arguments).leaves
+                how = SEEN if ask.operation == "collect" else protection_words(study)
                 name, encoding = f"{method.name}.{ask.contribution.name}", encoding_of(leaves)
                 rows += [
                     Leaf(
@@ -118,10 +121,12 @@ def actual(journal: Journal, study: Study, analysis: str) -> list[ActualRow]:
     """
     order = leaf_order(study, analysis)
     times: dict[Leaf, int] = {}
-    for record in journal.all("opened"):
+    for record in (*journal.all("opened"), *journal.all("collected")):
         if record.body is None:
             continue
         name, how = f"{record.body['method']}.{record.body['name']}", protection_words(study, record.body.get("to", ""))
+        if record.kind == "collected":
+            how = SEEN
         for key, leaf in in_order(record.body["leaves"], order.get(name, ())):
             shape, rule = tuple(int(n) for n in leaf["shape"]), leaf["rule"]
             if prod(shape):
@@ -161,7 +166,9 @@ def protection_words(study: Study, to: str = "") -> str:
 
 
 def element_bytes(rule: Rule, encoding: str) -> int:
-    """Of one number of a leaf, as it travels."""
+    """Of one number of a leaf, as it travels; of a blob, whose numbers are bytes."""
+    if rule == "blob":
+        return 1
     if encoding != "fixed32":
         return EXACT_BYTES
     return UPDATE_BYTES if rule == "update" else BESIDE_BYTES

@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from unisono.errors import UnisonoError
-from unisono.methods.registry import methods
+from unisono.methods.registry import build, methods
 from unisono.network.agent.datasets import LocalCheck
 from unisono.network.agent.steward import Sheet
 from unisono.network.agent.text import plain
 from unisono.protection.secagg.parameters import derive
-from unisono.report.disclosure_sheet import planned, planned_table
+from unisono.report.disclosure_sheet import EXAMPLE, planned, planned_table
 from unisono.site.permit import Permit
 from unisono.study.document import Study
 
@@ -55,6 +55,7 @@ def protection(study: Study, sites: int) -> list[str]:
     rules = study.protection
     if rules.hide == "none":
         return ["Nothing hides this hospital's part: the coordinator sees it."]
+    shown, trained = _planned(study)
     try:
         found = derive(sites, rules.colluding, study.release.min_sites, hide=rules.hide, threat=rules.threat)
     except UnisonoError as error:
@@ -63,8 +64,23 @@ def protection(study: Study, sites: int) -> list[str]:
         f"Every part is masked before it leaves ({rules.hide}); only sums are opened. {found.sentence()}.",
         _THREAT[rules.threat],
         _ON_DROPOUT[study.participation.on_dropout],
+        *[f"Not masked: {name}. The coordinator sees this hospital's own part of it." for name in shown],
+        *[f"{name} trains a model: a round may leave out a hospital that is late or abstains." for name in trained],
         f"Results show no cell of fewer than {study.release.min_count} patients.",
     ]
+
+
+def _planned(study: Study) -> tuple[list[str], list[str]]:
+    """What would be shown to the coordinator; and which analyses sum model updates."""
+    shown, trained = [], []
+    for analysis in study.analyses:
+        for ask in build(study, analysis).plan():
+            leaves = ask.contribution.declaration(EXAMPLE, *ask.arguments).leaves.values()
+            if ask.operation == "collect":
+                shown.append(f"{analysis}, {ask.contribution.name}")
+            elif any(leaf.rule == "update" for leaf in leaves):
+                trained.append(f"Analysis {analysis!r}")
+    return shown, trained
 
 
 def _part(title: str, lines: Iterable[RenderableType]) -> list[RenderableType]:
@@ -130,7 +146,10 @@ def _allowances(permit: Permit) -> Table:
     table.add_column("what may be asked")
     table.add_column("at most, in a run", justify="right")
     for allowed in permit.allowances:
-        table.add_row(allowed.analysis, f"{allowed.method}.{allowed.contribution}", f"{allowed.at_most} times")
+        what = f"{allowed.method}.{allowed.contribution}"
+        if allowed.operation == "collect":
+            what = f"{what}, NOT MASKED"
+        table.add_row(allowed.analysis, what, f"{allowed.at_most} times")
     return table
 
 
