@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_cli import unisono
 from tests.test_workbench_light import frames, study
+from unisono.cli.main import main
 from unisono.engines.embedded.run import SiteData
 from unisono.errors import JournalError, StudyError
 from unisono.workbench.contest import Contest
@@ -129,16 +129,20 @@ def test_what_does_not_train_is_not_compared(contest: Contest) -> None:
         replace(contest, analysis="other")
 
 
-def test_the_command_prints_the_table_and_names_the_page(tmp_path: Path) -> None:
+def test_the_command_prints_the_table_and_names_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, frame in frames(n=50).items():
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
     sites = {name: {"data": f"{name}.csv"} for name in frames(n=50)}
     (tmp_path / "sites.yaml").write_text(yaml.safe_dump({"sites": sites}))
     asked = study(rounds={"most": 1}).model_dump(mode="json", exclude_unset=True)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(asked))
-    said = unisono(
-        "compare", "study.yaml", "--sites", "sites.yaml", "--methods", "fedavg", "--seeds", "1", "--out", "c", cwd=tmp_path
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:  # in this process: PyTorch is loaded here already
+        main(["compare", "study.yaml", "--sites", "sites.yaml", "--methods", "fedavg", "--seeds", "1", "--out", "c"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
     assert "pooled" in said and "alone" in said and "fedavg" in said
     assert "on everybody's patients" in said
     assert (tmp_path / "c" / "comparison.html").exists()

@@ -35,7 +35,7 @@ from unisono.workbench.written import DATA, RECORD, STUDY, write
 
 DATA_SETS = ("breast-cancer", "digits")
 PLAN = Plan(sites=5, seed=4, label_skew=0.1, feature_shift=0.3, least=40)
-ROUNDS = 15
+ROUNDS, BOOSTED = 15, 30
 MODEL, TREES = "model", "trees"
 COMPARISON = "comparison"
 SAME = 1e-5
@@ -78,26 +78,26 @@ class Opened:
     difference: float
 
 
-def prepare(out: Path, name: str, *, rounds: int = ROUNDS, plan: Plan = PLAN) -> Scene:
+def prepare(out: Path, name: str, *, rounds: int = ROUNDS, trees: int = BOOSTED) -> Scene:
     """Split a data set over the hospitals of the demo, once. `StorageError` if the folder holds something else."""
     scene = Scene(name, out / name)
     if (scene.folder / RECORD).exists():
         return scene
     with tempfile.TemporaryDirectory() as scratch:
-        written = write(built_in(name, Path(scratch)), plan, scene.folder, analyses=analyses(name, rounds))
+        written = write(built_in(name, Path(scratch)), PLAN, scene.folder, analyses=analyses(name, rounds, trees))
     draw(written)
     return scene
 
 
-def analyses(name: str, rounds: int) -> dict[str, dict[str, Any]]:
+def analyses(name: str, rounds: int, trees: int) -> dict[str, dict[str, Any]]:
     """What the demo's study asks: a network, and on breast cancer boosted trees too."""
     network: dict[str, Any] = {
         "model": {"kind": "mlp", "hidden": [48, 24], "norm": "batch"},
         "local": {"epochs": 2, "batch": 32, "rate": 0.05, "clip": 5.0},
         "rounds": {"most": rounds},
     }
-    trees = {"method": "hist-boosting", "objective": "logistic", "trees": 30, "depth": 3, "rate": 0.3}
-    return {MODEL: network, **({TREES: {**trees, "validate": {"fraction": 0.2}}} if name == "breast-cancer" else {})}
+    boosted = {"method": "hist-boosting", "objective": "logistic", "trees": trees, "depth": 3, "rate": 0.3}
+    return {MODEL: network, **({TREES: {**boosted, "validate": {"fraction": 0.2}}} if name == "breast-cancer" else {})}
 
 
 def compare(scene: Scene, methods: Sequence[str] = METHODS, told: Told = lambda *_: None) -> Compared:

@@ -35,7 +35,7 @@ def digits() -> Collection:
     return Collection("digits", frame, kinds, "digit", "real: optical recognition of digits, scikit-learn's copy")
 
 
-def generated(patients: int = 3000, classes: int = 6, features: int = 24, seed: int = 20261130) -> Collection:
+def generated(patients: int = 2400, classes: int = 6, features: int = 24, seed: int = 20261130) -> Collection:
     """Invented patients of `classes` diseases. Each disease is a mixture of three clusters in 12 hidden dimensions, mixed into
     `features` measurements with noise, 3% of labels wrong: neither linear nor separable (Guyon 2003, as scikit-learn makes it)."""
     values, target = _datasets().make_classification(

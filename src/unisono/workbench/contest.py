@@ -133,8 +133,9 @@ class Contest:
         """The same in a light federation: no masks, no journal, nothing kept at the sites."""
         if method in REFERENCES:
             return self.trial(method, seed)
-        study = self.variant(method, seed)
-        return self._unless_it_fails(method, seed, lambda: federated(study, self.analysis, self._cohort, seed=seed))
+        return self._unless_it_fails(
+            method, seed, lambda: federated(self.variant(method, seed), self.analysis, self._cohort, seed=seed)
+        )
 
     def _unless_it_fails(self, method: str, seed: int, run: Callable[[], Trial]) -> Trial:
         try:
