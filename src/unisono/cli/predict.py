@@ -57,8 +57,9 @@ def _number(found: Predictions) -> int:
 
 def _show(card: ModelCard, found: Predictions) -> None:
     of = card.provenance
+    steps = "trees" if card.format.startswith("unisono-trees") else "rounds"
     console.print(
-        f"{of.study_id}, {of.analysis}: {of.method}, {of.rounds} rounds over {of.patients:,} patients of {len(of.sites)} "
+        f"{of.study_id}, {of.analysis}: {of.method}, {of.rounds} {steps} over {of.patients:,} patients of {len(of.sites)} "
         f"{'hospital' if len(of.sites) == 1 else 'hospitals'}",
         markup=False,
     )
