@@ -238,6 +238,14 @@ def test_an_absurd_rate_does_not_get_far() -> None:
         light(asked).run()
 
 
+def test_a_round_waits_for_a_site_as_long_as_the_study_says() -> None:
+    for deadline, seconds in (("5 min", 300.0), (None, None)):
+        federation = Scripted([1.0, 0.8])
+        scripted(federation, rounds={"most": 2, "deadline": deadline})
+        assert federation.stragglers_after == seconds
+        assert federation.patience == federation.deadline  # at the end sites train alone, for their benefit sheets
+
+
 def test_snapshots_are_written_every_few_rounds_and_gone_on_from() -> None:
     federation = Scripted([1.0, 0.8, 0.7, 0.6, 0.5])
     found = scripted(federation, rounds={"most": 5, "snapshot": 2})
@@ -331,9 +339,12 @@ def test_a_site_without_one_of_the_classes_trains_along_with_federated_class_wei
 def test_one_patient_to_train_on_is_enough_also_for_a_norm_over_batches() -> None:
     given = training.tables(study())
     few = {**given, "turin": given["turin"].rows(np.arange(given["turin"].n) < 2)}
-    found = light(study({"model": {"kind": "mlp", "hidden": [4], "norm": "batch"}, "rounds": {"most": 1}}), few)
+    analysis = {"model": {"kind": "mlp", "hidden": [4], "norm": "batch"}, "rounds": {"most": 1}}
+    found = light(study(analysis), few)
     assert len(found.run().estimates["rounds"][1]["counted"]) == 3
     assert found.data("turin").train.sum() == 1
+    single = {**analysis, "local": {"steps": 3, "batch": 1}}
+    assert light(study(single), few).run().estimates["rounds"][1]["steps"] == 3.0
 
 
 # -- what sites keep --------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class DittoSpec(TrainingSpec):
 
 @method("ditto", version=1, spec=DittoSpec)
 class Ditto(Personal[DittoSpec]):
-    """A joint model, and a personal one at each site."""
+    """A joint neural network, and beside it a personal one at each site."""
 
     def kept(self, entry: Entry) -> bool:
         del entry

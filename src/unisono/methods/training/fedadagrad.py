@@ -33,7 +33,7 @@ class FedAdagradSpec(TrainingSpec):
 
 @method("fedadagrad", version=1, spec=FedAdagradSpec)
 class FedAdagrad(ServerOptimiser[FedAdagradSpec]):
-    """A server with Adagrad's step."""
+    """A neural network, by averaging with Adagrad at the coordinator."""
 
     @property
     def server(self) -> Server:

@@ -26,7 +26,7 @@ class FedAdamSpec(TrainingSpec):
 
 @method("fedadam", version=1, spec=FedAdamSpec)
 class FedAdam(ServerOptimiser[FedAdamSpec]):
-    """A server with Adam's step."""
+    """A neural network, by averaging with Adam at the coordinator."""
 
     @property
     def server(self) -> DecayingServer:

@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 
 @method("fedavg", version=1, spec=TrainingSpec)
 class FedAvg(Training[TrainingSpec]):
-    """Federated averaging."""
+    """A neural network, by federated averaging."""
 
     # -- what leaves a site -------------------------------------------------------------------------------------------
 

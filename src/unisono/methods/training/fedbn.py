@@ -42,7 +42,7 @@ class FedBNSpec(TrainingSpec):
 
 @method("fedbn", version=1, spec=FedBNSpec)
 class FedBN(Personal[FedBNSpec]):
-    """Federated averaging of everything but norm layers."""
+    """A neural network with each site's own norm layers, by averaging everything else."""
 
     whole = False
 

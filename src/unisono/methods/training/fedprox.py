@@ -39,7 +39,7 @@ class FedProxSpec(TrainingSpec):
 
 @method("fedprox", version=1, spec=FedProxSpec)
 class FedProx(Training[FedProxSpec]):
-    """Federated averaging with a proximal term."""
+    """A neural network, by averaging local models that are held near the joint one."""
 
     # -- what leaves a site -------------------------------------------------------------------------------------------
 

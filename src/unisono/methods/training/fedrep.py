@@ -46,7 +46,7 @@ class FedRepSpec(TrainingSpec):
 
 @method("fedrep", version=1, spec=FedRepSpec)
 class FedRep(Personal[FedRepSpec]):
-    """A shared representation, and a head at each site."""
+    """A neural network with a shared representation, and each site's own head."""
 
     whole = False
 

@@ -26,7 +26,7 @@ class FedYogiSpec(TrainingSpec):
 
 @method("fedyogi", version=1, spec=FedYogiSpec)
 class FedYogi(ServerOptimiser[FedYogiSpec]):
-    """A server with Yogi's step (Zaheer et al. 2018)."""
+    """A neural network, by averaging with Yogi (Zaheer et al. 2018) at the coordinator."""
 
     @property
     def server(self) -> DecayingServer:

@@ -64,8 +64,6 @@ def train(network: Network, start: Vector, data: Tensors, work: Work, pull: Pull
             remedy="Choose a smaller `validate: fraction`.",
         )
     device = _device()
-    if torch.get_num_threads() != work.local.threads:
-        torch.set_num_threads(work.local.threads)
     with _enough_memory():
         module = network.loaded(start).to(device)
         data = data.to(device)
@@ -74,7 +72,7 @@ def train(network: Network, start: Vector, data: Tensors, work: Work, pull: Pull
         generator = torch.Generator(device).manual_seed(number(*work.key, "dropout"))
         set_generator(module, generator)
         module.train()
-        if data.n == 1:
+        if 1 in (data.n, work.local.batch):
             _without_batch(module)
         loss, seen, steps = 0.0, 0, 0
         weights = _weights(work, device)
@@ -103,6 +101,12 @@ def train(network: Network, start: Vector, data: Tensors, work: Work, pull: Pull
     return Trained(vector, loss / seen, steps)
 
 
+def use_threads(number: int) -> None:
+    """Processor threads of a step, in this process: the last bits of a sum depend on their number."""
+    if torch.get_num_threads() != number:
+        torch.set_num_threads(number)
+
+
 def outputs(network: Network, vector: Vector, data: Tensors) -> torch.Tensor:
     """(n, outputs) of a model on patients, without dropout and with the norms' running statistics."""
     device = _device()
@@ -125,24 +129,24 @@ def losses(network: Network, predicted: torch.Tensor, data: Tensors) -> NDArray[
 
 def proximal(network: Network, anchor: Vector, weight: float) -> Pull:
     """The gradient of ``weight / 2 * |w - anchor|^2``."""
-    tensors = network.tensors(anchor)
+    tensors = [tensor.to(_device()) for tensor in network.tensors(anchor)]
 
     def add(parameters: list[nn.Parameter]) -> None:
         for parameter, centre in zip(parameters, tensors, strict=True):
             if parameter.grad is not None:
-                parameter.grad.add_(parameter.detach() - centre.to(parameter.device), alpha=weight)
+                parameter.grad.add_(parameter.detach() - centre, alpha=weight)
 
     return add
 
 
 def constant(network: Network, correction: Vector) -> Pull:
     """The same vector (p,) added to every gradient."""
-    tensors = network.tensors(correction)
+    tensors = [tensor.to(_device()) for tensor in network.tensors(correction)]
 
     def add(parameters: list[nn.Parameter]) -> None:
         for parameter, term in zip(parameters, tensors, strict=True):
             if parameter.grad is not None:
-                parameter.grad.add_(term.to(parameter.device))
+                parameter.grad.add_(term)
 
     return add
 

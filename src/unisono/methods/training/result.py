@@ -96,8 +96,9 @@ class TrainingResult(Result):
         """The metrics on validation patients, with their intervals."""
         rows = {}
         for name, label in _METRICS.items():
-            value, low, high = _metric((self.estimates["evaluation"] or {}).get(name))
-            if value is not None:
+            found = self.estimates["evaluation"] or {}
+            value, low, high = _metric(found.get(name))
+            if value is not None and not (name == "loss" and "log_loss" in found):  # the same, with an interval
                 rows[label] = [value, low, high]
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
         frame.index.name = "on validation patients"

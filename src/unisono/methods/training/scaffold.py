@@ -58,7 +58,7 @@ class ScaffoldSpec(TrainingSpec):
 
 @method("scaffold", version=1, spec=ScaffoldSpec)
 class Scaffold(Training[ScaffoldSpec]):
-    """Stochastic controlled averaging."""
+    """A neural network, by averaging local models whose drift is corrected."""
 
     # -- what leaves a site -------------------------------------------------------------------------------------------
 

@@ -120,6 +120,7 @@ class Training(Method[S]):
     @contribution
     def preprocessing(self, data: Patients) -> dict[str, NDArray[Any]]:
         """Of the patients who are trained on: sums and sums of squares of the numbers, numbers of patients by level."""
+        _ = self.network  # PyTorch takes seconds to load, and rounds may have a deadline: before the first one
         return self.columns.sums(data.table.rows(data.train))
 
     @preprocessing.declares

@@ -39,6 +39,7 @@ class Workplace:
     @staticmethod
     def of(method: Training[Any], patients: Patients, prepared: NDArray[np.float64]) -> Workplace:
         """Made anew only when the preprocessing changes: once in an analysis."""
+        local.use_threads(method.spec.local.threads)
         key = prepared.tobytes()
         if key not in patients.made:
             read = method.columns.read(prepared)
