@@ -26,7 +26,7 @@ from unisono.federation.contribution import Facts
 from unisono.methods.packages import Package, packages, packages_of, same_packages, to_tree
 from unisono.methods.registry import build, packages_for
 from unisono.methods.training.models.registry import kinds, model_spec, spec_type
-from unisono.network.agent import serve
+from unisono.network.agent import serve, sheet
 from unisono.network.agent.datasets import Dataset
 from unisono.network.agent.folder import AgentFolder
 from unisono.network.agent.offer import Offer
@@ -330,6 +330,22 @@ def test_a_permit_pins_the_packages_as_they_were_installed(
         error = refused(check, "package-version", PermitError)
         assert "padua approved study 'cells' with the package 'retina-models' version 1.0 (sha256 " in error.what
         assert text in error.what
+
+
+def test_the_steward_reads_which_packages_code_would_run() -> None:
+    permit, _ = permit_of(engine.study(), Identity.generate())
+    assert sheet.packages(permit) == []
+    (line,) = sheet.packages(permit.model_copy(update={"packages": (PACKAGE,)}))
+    assert "retina-models, version 1.0 (sha256 aaaaaaaaaaaa)" in line
+
+
+def test_packages_and_their_content_are_listed_beside_the_methods(
+    made: Path, clean: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    activate(made)
+    with pytest.raises(SystemExit):
+        main(["methods"])
+    assert f"package retina-models 1.0, content {listed(made)[0].content}" in capsys.readouterr().out
 
 
 def test_a_permit_without_packages_does_not_cover_a_study_that_needs_one(made: Path, clean: None) -> None:

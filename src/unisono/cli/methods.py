@@ -6,11 +6,12 @@ from rich.table import Table
 from rich.text import Text
 
 from unisono.cli.console import out as console
+from unisono.methods.packages import packages
 from unisono.methods.registry import methods as installed
 
 
 def methods() -> None:
-    """List the installed methods.
+    """List the installed methods, and the packages of methods and models that are installed here.
 
     [bold]Example[/]: unisono methods
     """
@@ -20,3 +21,5 @@ def methods() -> None:
         cells = (name, str(cls.version), " ".join(summary.split()), ", ".join(cls.spec_type.model_fields))
         table.add_row(*map(Text, cells))
     console.print(table)
+    for package in packages().values():
+        console.print(f"package {package.name} {package.version}, content {package.sha256}", markup=False)

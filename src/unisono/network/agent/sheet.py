@@ -39,7 +39,7 @@ def render(sheet: Sheet, width: int) -> RenderableType:
     study = sheet.entry.study()
     return Group(
         *_part("Who asks", _who(sheet)),
-        *_part("The question", _question(study)),
+        *_part("The question", [*_question(study), *_lines(packages(sheet.permit))]),
         *_part("With which hospitals", [_sites(sheet), *_lines(_words(sheet))]),
         *_part("What leaves this hospital", [planned_table(planned(study), width)]),
         *_part("How it is protected", _lines(protection(study, len(sheet.roster)))),
@@ -115,6 +115,14 @@ def _question(study: Study) -> list[RenderableType]:
     return _lines(
         [study.question, f"purpose: {study.purpose}", *(f"analysis {line}" for line in analyses), used, *include]
     )
+
+
+def packages(permit: Permit) -> list[str]:
+    """The packages whose code the study would run here, in sentences."""
+    return [
+        f"runs code of the package {package.name}, {package.said()}, which this site installed; the permit holds for exactly that."
+        for package in permit.packages
+    ]
 
 
 def _sites(sheet: Sheet) -> Table:
