@@ -382,3 +382,22 @@ def test_the_result_is_a_table_a_sentence_and_a_figure() -> None:
         assert rebuilt.headline() == result.headline()
         assert rebuilt.files() == {}
         assert len(federation.told[0]) == 4
+        assert all("joint" in sheet for sheet in federation.told[0])
+
+
+def test_the_benefit_sheet_compares_with_what_the_hospital_grows_alone() -> None:
+    asked = study(trees=8, validate={"fraction": 0.3})
+    some = tables()
+    _, federation = fit(asked, some)
+    sheet = federation.told[0][1]
+    json.dumps(sheet, allow_nan=False)
+    alone, _ = fit(asked, [some[1]])
+    assert sheet["alone"]["auroc"] == alone.estimates["performance"]["auroc"]
+    gap = sheet["joint"]["log_loss"]["value"] - sheet["alone"]["log_loss"]["value"]
+    assert sheet["difference"]["loss"] == pytest.approx(gap, abs=1e-6)
+    assert sheet["difference"]["low"] < sheet["difference"]["loss"] < sheet["difference"]["high"]
+    _, small = fit(asked, [*some[:3], some[3].rows(np.arange(some[3].n) < 12)])
+    assert small.told[0][3]["alone"] is None
+    assert "too few" in small.told[0][3]["says"]
+    _, cox = fit(study("cox", trees=2, validate={"fraction": 0.3}), some)
+    assert cox.told[0][0]["alone"]["concordance"]["value"] > 0.5

@@ -58,4 +58,4 @@ def test_the_files_are_written_beside_the_result(reference: bytes, tmp_path: Pat
     said = json.loads((folder / "model.json").read_text("utf-8"))
     assert said["provenance"]["sites"] == ["leiden", "padua", "turin", "utrecht"]
     sheet = json.loads((tmp_path / "sites" / "padua" / f"{RISK}.json").read_text("utf-8"))
-    assert sheet["n"] == tables()[SITES.index("padua")].n
+    assert sheet["patients"]["trained"] == tables()[SITES.index("padua")].n

@@ -141,8 +141,8 @@ class AtSites(Method[S], Generic[S]):
         """For the site's own folder: how good the model is for its own patients (those held out, or all where none are)."""
         predicted, target = self._judged(data, model)
         own = measure(self.study, self.spec, self.axis, 1)
-        measured = own.metrics(own.part(predicted, target))
-        return {"n": len(target), "held_out": self.fraction > 0, "performance": measured}
+        group = "held_out" if self.fraction else "trained"
+        return {"patients": {group: len(target)}, "joint": own.metrics(own.part(predicted, target))}
 
     # -- at both ends --------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from unisono.errors import MethodError
 from unisono.federation.contribution import Argument, Declaration, Facts, contribution, receipt, within
 from unisono.methods.base import Method, PlannedAsk
 from unisono.methods.boosting import portable, training
+from unisono.methods.boosting.benefit import benefit
 from unisono.methods.boosting.ensemble import Ensemble, Rows
 from unisono.methods.boosting.features import Edges, Single, cell_counts, features_of, matrix
 from unisono.methods.boosting.measures import measure, target_of
@@ -161,7 +162,7 @@ class HistBoosting(Method[HistSpec]):
         twice: Vector,
     ) -> Histograms:
         """Gradients, hessians and patients in each bin of each feature, of this tree's patients at `nodes` of the tree."""
-        standing, cut = self._standing(data, edges, ends, splits, leaves, base)
+        standing, cut = self.standing(data, edges, ends, splits, leaves, base)
         tree = standing.ensemble.trees - 1
         if not standing.ensemble.grows_at(nodes):
             raise MethodError(
@@ -202,7 +203,7 @@ class HistBoosting(Method[HistSpec]):
         self, data: Patients, edges: Single, ends: Index, splits: Rows, leaves: Single, base: float
     ) -> dict[str, Vector]:
         """The sum of relative risks of the patients at risk at each time of the grid."""
-        standing, _ = self._standing(data, edges, ends, splits, leaves, base)
+        standing, _ = self.standing(data, edges, ends, splits, leaves, base)
         return {"at_risk": self._at_risk(data, standing.margin, ~data.held_out)}
 
     @risk_sets.declares
@@ -215,7 +216,7 @@ class HistBoosting(Method[HistSpec]):
     @contribution
     def losses(self, data: Patients, edges: Single, ends: Index, splits: Rows, leaves: Single, base: float) -> Losses:
         """The loss at these trees, of the patients trained on and of those held out."""
-        standing, _ = self._standing(data, edges, ends, splits, leaves, base)
+        standing, _ = self.standing(data, edges, ends, splits, leaves, base)
         loss = self.loss_scale.whole(self.objective.loss(standing.margin, data.outcome))
         groups = (~data.held_out, data.held_out)
         at_risk = [self._at_risk(data, standing.margin, group) for group in groups]
@@ -239,7 +240,7 @@ class HistBoosting(Method[HistSpec]):
         self, data: Patients, edges: Single, ends: Index, splits: Rows, leaves: Single, base: float
     ) -> dict[str, NDArray[Any]]:
         """How good the model's predictions are: of the patients held out, or of all where none are."""
-        standing, _ = self._standing(data, edges, ends, splits, leaves, base)
+        standing, _ = self.standing(data, edges, ends, splits, leaves, base)
         return self.evaluation.part(*self._judged(data, standing))
 
     @performance.declares
@@ -251,12 +252,14 @@ class HistBoosting(Method[HistSpec]):
     def site_sheet(
         self, data: Patients, edges: Single, ends: Index, splits: Rows, leaves: Single, base: float
     ) -> dict[str, Any]:
-        """For the site's own folder: how good the model is for its own patients (those held out, or all where none are)."""
-        standing, _ = self._standing(data, edges, ends, splits, leaves, base)
+        """For the site's own folder: with held-out patients the joint trees against trees grown here alone, on them; without, how
+        good the model is for its own patients."""
+        standing, _ = self.standing(data, edges, ends, splits, leaves, base)
+        if self.fraction:
+            return benefit(self, data, standing.margin)
         predicted, target = self._judged(data, standing)
         own = measure(self.study, self.spec, self.axis, 1)
-        measured = own.metrics(own.part(predicted, target))
-        return {"n": len(target), "held_out": self.fraction > 0, "performance": measured}
+        return {"patients": {"trained": len(target)}, "joint": own.metrics(own.part(predicted, target))}
 
     # -- what both ends know ------------------------------------------------------------------------------------------
 
@@ -291,9 +294,10 @@ class HistBoosting(Method[HistSpec]):
 
     # -- at the site ---------------------------------------------------------------------------------------------------
 
-    def _standing(
+    def standing(
         self, data: Patients, edges: Single, ends: Index, splits: Rows, leaves: Single, base: float
     ) -> tuple[Standing, Edges]:
+        """Where the patients stand at what was broadcast, once it is seen to be trees over edges of this study's features."""
         cut = Edges(np.asarray(edges, np.float32), np.asarray(ends, np.int64))
         if not cut.sound(len(self.features)):
             raise MethodError(
