@@ -408,6 +408,10 @@ def test_tokens_are_for_one_role_and_a_folder_is_one_member(
     assert Token.decode(token, now()).peer.name == "rome"
     assert "not invited any more" in say("coordinator", "uninvite", "rome", *new)
     assert not (tmp_path / "new" / "tokens" / "rome.token").exists()
+    (tmp_path / "new" / "tokens" / "used.token").write_text("of somebody who has joined since")
+    say("coordinator", "invite", "bern", *new)
+    say("coordinator", "members", *new)
+    assert [file.stem for file in (tmp_path / "new" / "tokens").iterdir()] == ["bern"]
 
 
 def test_members_and_readiness_show_who_is_there(centre: Centre, operator: str, researcher: Path, say: Say) -> None:

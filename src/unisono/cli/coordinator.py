@@ -18,6 +18,7 @@ from unisono.cli.coordinator_place import (
     HOME,
     HomeOption,
     coordinator,
+    forget_tokens,
     host_port,
     is_coordinator,
     is_everywhere,
@@ -238,6 +239,8 @@ def members(home: HomeOption = HOME) -> None:
     """
     need_network()
     found, online = _who_is_there(home)
+    if not is_coordinator(home.expanduser()):  # else the list of invitations sees to it
+        forget_tokens(home.expanduser(), {invitation["name"] for invitation in found["invitations"]})
     rows = [
         (
             member["name"],

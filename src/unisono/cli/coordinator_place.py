@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ import typer
 
 from unisono.cli.shown import utc_now
 from unisono.errors import NetworkError
+from unisono.federation.storage import storage
 
 if TYPE_CHECKING:
     from unisono.network.coordinator.home import CoordinatorHome
@@ -88,3 +89,12 @@ def is_everywhere(host: str) -> bool:
 def joined(host: str, port: int) -> str:
     """host:port."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def forget_tokens(folder: Path, invited: Collection[str]) -> None:
+    """What an operator's folder keeps of tokens that were used, cancelled or over: of no use to anybody any more. invited: the names
+    of the invitations that are open."""
+    for file in (folder / "tokens").glob("*.token"):
+        if file.stem not in invited:
+            with storage(file, "token"):
+                file.unlink(missing_ok=True)

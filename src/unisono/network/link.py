@@ -65,11 +65,14 @@ class CoordinatorEnd:
         """Returns when there is a connection."""
         await self._online.wait()
 
-    async def request(self, tree: Tree) -> Tree:
-        """Send a tree, and wait for the answer: over as many connections as it takes. Raises `Restarted`."""
+    async def request(self, tree: Tree | Outgoing) -> Tree:
+        """Send a tree, or one that was packed before, and wait for the answer: over as many connections as it takes. Raises
+        `Restarted`."""
         self._number += 1
         number = self._number
-        asked = _Asked(Outgoing(tree), asyncio.get_running_loop().create_future())
+        asked = _Asked(
+            tree if isinstance(tree, Outgoing) else Outgoing(tree), asyncio.get_running_loop().create_future()
+        )
         self._asked[number] = asked
         if self._outbox is not None:
             self._outbox.send(number, asked.parcel)

@@ -26,7 +26,7 @@ from unisono.network.coordinator.store import OPEN, Asked, Delivery, State, Stor
 from unisono.network.coordinator.watching import Progress, Watchers
 from unisono.network.log import Log
 
-_TOGETHER_S = 0.05
+_TOGETHER_S = 0.2
 """Events within so long are told together."""
 
 
@@ -144,7 +144,7 @@ class Course:
         return status(asked, decisions, self._sites, progress, queued=asked.digest in self._runs.queued)
 
     async def watch(self, digest: str) -> AsyncIterator[dict[str, Any]]:
-        """{state, events} from now on, until nothing more happens by itself; some twenty times a second at most, however fast sums are
+        """{state, events} from now on, until nothing more happens by itself; some five times a second at most, however fast sums are
         opened. events: none where only the state changed."""
         with self.watchers.watching(digest) as queue:
             asked = self.known(digest)

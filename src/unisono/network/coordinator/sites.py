@@ -12,12 +12,13 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from unisono.errors import NetworkError, ProtocolError, UnisonoError
-from unisono.federation.exchange import LinkLost, Message, SlotLost, run_of
+from unisono.federation.exchange import LinkLost, Message, Plain, SlotLost, run_of
 from unisono.federation.lineage import Mark
 from unisono.federation.tree import Tree
 from unisono.network.link import CoordinatorEnd, Restarted
 from unisono.network.marks import from_tree
 from unisono.network.wire.messages import answer_to, request_tree
+from unisono.network.wire.parcel import Outgoing
 
 T = TypeVar("T")
 _LONGEST = 1000
@@ -142,8 +143,8 @@ class Sites:
             line.lost = True
             line.end.give_up()
 
-    async def ask(self, name: str, tree: Tree) -> dict[str, Any]:
-        """Send a tree and wait for the answer. `Restarted` if the site's process is another one meanwhile, or it is away for
+    async def ask(self, name: str, tree: Tree | Outgoing) -> dict[str, Any]:
+        """Send a tree (packed or not) and wait for the answer. `Restarted` if the site's process is another one meanwhile, or it is away for
         longer than the time of grace; `ProtocolError` if the answer is none; what the site says in refusal is raised."""
         line = self.line(name)
         if line.lost:
@@ -193,16 +194,15 @@ class NetworkExchange:
         self._beginning = beginning
         self._begun: set[str] = set()
         self._shown: set[tuple[str, str]] = set()
+        self._plain: tuple[Plain, Outgoing] | None = None
 
     async def request(self, site: str, message: Message) -> object:
         """The site's answer. `LinkLost` if the site is away for longer than the time of grace, or was restarted; `SlotLost`
         if it is there without the slot's secrets; the site's own `UnisonoError`."""
-        tree: dict[str, Tree] = {"to": "exchange", "message": request_tree(message)}
         shown = site, run_of(message)
-        if shown not in self._shown:
-            tree["begun"] = self._beginning()
+        parcel = self._parcel(message, begun=shown in self._shown)
         try:
-            answer = await self._there(self._ask(site, tree))
+            answer = await self._there(self._ask(site, parcel))
         except Restarted:
             raise LinkLost(site, message.phase) from None
         self._shown.add(shown)
@@ -218,7 +218,20 @@ class NetworkExchange:
         """Whether the site has a live link now."""
         return self._sites.is_online(site)
 
-    async def _ask(self, site: str, tree: Tree) -> dict[str, Any]:
+    def _parcel(self, message: Message, *, begun: bool) -> Tree | Outgoing:
+        """What goes out. The same question to every site, as it is where nothing is hidden, is packed once: with a model in it that is
+        most of the work. begun: the site knows under which permits the run was begun."""
+        tree: dict[str, Tree] = {"to": "exchange", "message": request_tree(message)}
+        if not begun:
+            return {**tree, "begun": self._beginning()}
+        if not isinstance(message, Plain):
+            return tree
+        last = self._plain
+        if last is None or last[0].ask is not message.ask or last[0].closes != message.closes:
+            last = self._plain = message, Outgoing(tree)
+        return last[1]
+
+    async def _ask(self, site: str, tree: Tree | Outgoing) -> dict[str, Any]:
         if site not in self._begun:
             try:
                 async with asyncio.timeout(self._sites.grace_s):

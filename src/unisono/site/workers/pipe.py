@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unisono.errors import ProtocolError, WorkerError
-from unisono.federation.tree import Tree, pack, unpack
+from unisono.federation.tree import Tree, parts, unpack
 
 INLINE = 64 * 1024
 """Bytes up to which an array stays in the tree."""
@@ -32,6 +32,7 @@ HEADER = struct.Struct("<4sI")
 _MAGIC = b"UNW1"
 _ALIGN = 64
 _SHARED = "$shared"
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _TRAVEL = frozenset(
     np.dtype(kind).str for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "g")
 )
@@ -99,14 +100,15 @@ def encode(message: Mapping[str, Tree], shared: Shared) -> bytes:
 
     `ProtocolError` for what does not travel, `WorkerError` for what is too large.
     """
-    payload = pack(_Writer(shared).tree(message))
-    if len(payload) > MAX_FRAME:
+    pieces = parts(_Writer(shared).tree(message))
+    size = sum(map(len, pieces))
+    if size > MAX_FRAME:
         raise WorkerError(
-            f"A message between agent and worker takes {len(payload)} bytes beside its large arrays.",
+            f"A message between agent and worker takes {size} bytes beside its large arrays.",
             rule="worker-limits",
             remedy=f"At most {MAX_FRAME} are taken: put many small arrays into one.",
         )
-    return HEADER.pack(_MAGIC, len(payload)) + payload
+    return b"".join((HEADER.pack(_MAGIC, size), *pieces))
 
 
 def length_of(header: bytes) -> int:
@@ -158,9 +160,11 @@ class _Writer:
         self.inline = 0
 
     def tree(self, tree: Tree) -> Tree:
+        if type(tree) in _PLAIN:  # most of every message, and so first
+            return tree
         if isinstance(tree, np.ndarray):
             return self._array(tree)
-        if isinstance(tree, Mapping):
+        if isinstance(tree, dict | Mapping):
             if _SHARED in tree or len(set(map(str, tree))) < len(tree):
                 raise ProtocolError(
                     f"A mapping has the key {_SHARED!r}, which is reserved, or two keys that read the same.",
@@ -199,6 +203,8 @@ class _Reader:
         self.at = 0
 
     def tree(self, tree: Tree) -> Tree:
+        if type(tree) in _PLAIN:
+            return tree
         if isinstance(tree, np.ndarray):
             return self._own(np.array(tree))
         if isinstance(tree, dict):
