@@ -98,11 +98,12 @@ def versions_for(study: Study) -> dict[str, int]:
 def packages_for(study: Study) -> dict[str, Package]:
     """What a study's analyses run that a package brings, methods and models (``model: {kind: ...}``), by the package's name. What is
     not installed here is not among them."""
-    models, found = packages_of(GROUP_MODELS), {}
+    found = {}
     for written in study.analyses.values():
         model = written.parameters.get("model")
         kind = model.get("kind") if isinstance(model, dict) else None
-        for package in (_brought_by(written.method), models.get(kind) if isinstance(kind, str) else None):
+        brings_model = packages_of(GROUP_MODELS).get(kind) if isinstance(kind, str) else None
+        for package in (_brought_by(written.method), brings_model):
             if package is not None:
                 found[package.name] = package
     return {name: found[name] for name in sorted(found)}
@@ -112,7 +113,9 @@ def _brought_by(name: str) -> Package | None:
     """The package of a method; None for Unisono's own, and for one that is not installed."""
     _load()
     cls = _registered.get(name)
-    points = [] if cls is None else [p for p in entry_points(group=GROUP_METHODS) if brings(p, cls.__module__)]
+    if cls is None or cls.__module__.startswith("unisono."):
+        return None
+    points = [p for p in entry_points(group=GROUP_METHODS) if brings(p, cls.__module__)]
     return next((package_of(point.dist) for point in points if point.dist is not None), None)
 
 
