@@ -233,6 +233,8 @@ def asked(**model: Any) -> Study:
 
 def test_an_activated_package_is_found_pinned_and_in_the_place_of_nothing(made: Path, clean: None) -> None:
     assert packages_for(asked()) == {}
+    with pytest.raises(UnisonoError, match="There is no model 'retina-net' here"):
+        model_spec({"kind": "retina-net"})
     (folder,) = activate(made)
     assert sys.path[-1] == str(folder), "behind everything else"
     activate(made)
@@ -273,9 +275,6 @@ def test_a_worker_process_finds_the_packages_model(made: Path, clean: None, tmp_
     worker: Any = make_worker(study, dataset, "padua", bytes(32), folders(made))
     with worker:
         assert worker.contribution(ask, {}).tree
-    without: Any = make_worker(study, dataset, "padua", bytes(32))
-    with without, pytest.raises(UnisonoError, match="There is no model 'retina-net' here"):
-        without.contribution(ask, {})
 
 
 def test_the_agent_activates_its_folder_and_gives_it_to_its_workers(
