@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,26 @@ def test_a_site_whose_update_cannot_be_used_sits_that_round_out_and_is_told_why(
     log = (tmp_path / "sites" / "utrecht" / "audit.jsonl").read_text("utf-8")
     rule = {"nan": "finite-contribution", "memory": "memory"}[reason]
     assert any(json.loads(line)["event"] == "abstained" and rule in line for line in log.splitlines())
+
+
+def test_a_slow_site_is_left_out_of_the_round_and_welcome_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = Workplace.trained
+
+    def slow(self: Workplace, start: Vector, round: int, **rest: Any) -> Any:
+        if round == 2 and self.train.n + self.valid.n == 40:
+            time.sleep(2.5)
+        return trained(self, start, round, **rest)
+
+    asked = study({"method": "scaffold", "rounds": {"most": 7, "deadline": "1 s"}})
+    result(run(asked, tmp_path / "warm", four()))  # PyTorch is loaded, whatever else the machine does
+    monkeypatch.setattr(Workplace, "trained", slow)
+    monkeypatch.setattr("unisono.methods.training.benefit.alone", lambda place, rounds: (place.network.first, 0))
+    found = result(run(asked, tmp_path / "run", four()))
+    counted = [entry["counted"] for entry in found.estimates["rounds"][1:]]
+    assert "utrecht" in counted[0] and "utrecht" not in counted[1] and "utrecht" in counted[6]
+    assert all(len(set(sites) - {"utrecht"}) == 3 for sites in counted)
 
 
 def test_when_too_many_sit_out_the_best_model_is_kept_and_the_same_command_says_the_same(
@@ -314,6 +335,14 @@ def test_the_gradient_is_clipped_by_its_norm() -> None:
     found.run()
     norms = [float(np.linalg.norm(part["update"])) for part in found.federation.parts["update"].values()]
     assert norms == pytest.approx([0.01] * 3, rel=1e-4)
+
+
+def test_mixed_precision_changes_nothing_where_there_is_no_gpu() -> None:
+    assert not torch.cuda.is_available()  # the machines that run the suite have none
+    plain, mixed = (
+        weights(light(study({"local": {"epochs": 1, "mixed_precision": on}})).run()) for on in (False, True)
+    )
+    assert all((mixed[name] == tensor).all() for name, tensor in plain.items())
 
 
 def test_values_beyond_the_bound_are_clipped_and_told() -> None:
