@@ -18,7 +18,8 @@ def methods() -> None:
     table = Table("method", "version", "what it answers", "parameters", box=None, header_style="bold")
     for name, cls in installed().items():
         summary = (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        cells = (name, str(cls.version), " ".join(summary.split()), ", ".join(cls.spec_type.model_fields))
+        written = (field.alias or key for key, field in cls.spec_type.model_fields.items())
+        cells = (name, str(cls.version), " ".join(summary.split()), ", ".join(written))
         table.add_row(*map(Text, cells))
     console.print(table)
     for package in packages().values():

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from unisono.errors import JournalError, MethodError, ParticipationError
-from unisono.federation.ask import Ask, Operation, collected, leaves_of, opened_tree
+from unisono.federation.ask import WEIGHT, Ask, Operation, collected, leaves_of, opened_tree
 from unisono.federation.attempts import Attempts, parameters_of
 from unisono.federation.contribution import BoundContribution, BoundReceipt, Facts
 from unisono.federation.events import Event, Kind, Observer, nobody
@@ -55,7 +55,8 @@ class Question:
 class Federation:
     """The federated operations of one analysis. `facts` is set once the cohort has been opened.
 
-    patience: seconds that a `tell` waits for what sites make of it. counted: the sites in the sum that was opened last.
+    patience: seconds that a `tell` waits for what sites make of it. counted: the sites in the sum that was opened last; behind:
+    the patients behind it, if it was a mean.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Federation:
         self._busy = False
         self.patience = PATIENCE_S
         self.counted: tuple[str, ...] = ()
+        self.behind = 0
         self.parameters = parameters_of(self.sites, study)
         slots = None if self.parameters is None else Slots(self._group(self.parameters), journal)
         least, last = study.release.min_sites, self._last_opened()
@@ -264,6 +266,7 @@ class Federation:
         decoded = codec(ask.encoding).decode(words, leaves, len(self.sites))
         if decoded.clipped:
             self._notify("clipped", ask, words=decoded.clipped)
+        self.behind = int(decoded.tree[WEIGHT]) if operation == "mean" else 0
         return opened_tree(operation, leaves, self.facts, decoded.tree)
 
     def _encoded(

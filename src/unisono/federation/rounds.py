@@ -7,7 +7,7 @@ unmasking and finishes. `none` is one message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -136,8 +136,8 @@ class Round:
         following: NewSlot,
         patience: Patience,
     ) -> Lost:
-        """Message C; beside it, keys for the next slot of those who have no part in this sum, or a site that missed one would
-        miss them all. They are waited for only a little longer than the parts; one that is away now is not."""
+        """Message C; beside it, keys for the next slot of those who have no part in this sum (or abstain from it), or a site that
+        missed one would miss them all. They are waited for only a little longer than the parts; one that is away now is not."""
         assert self.slots is not None
         slots, sites, ended = self.slots, tuple(sites), False
         lost = Lost()
@@ -146,7 +146,7 @@ class Round:
         async def parts() -> None:
             nonlocal lost, ended
             try:
-                lost = await self._gather(ask, sites, question, collect, **patience)
+                lost = await self._gather(ask, sites, question, collect, **patience, abstained=back)
             finally:
                 ended = True
 
@@ -284,13 +284,14 @@ class Round:
         *,
         enough: Callable[[], bool] | None = None,
         after: float | None = None,
+        abstained: Callable[[str], Awaitable[None]] | None = None,
     ) -> Lost:
         """Ask all at once. Lost links are counted; a refusal of any site ends the run with the site's own words, but for a site
         that abstains from a sum which may do without it.
 
         enough: says when the answers that are there will do. The others are then waited for only a little longer, or until
         `after` seconds have passed since they were asked, and an answer that cannot be used is as good as none; both count as
-        lost.
+        lost. abstained: what else is asked of a site that abstains.
         """
         lost = Lost()
         sites = tuple(sites)
@@ -316,6 +317,8 @@ class Round:
                     raise
                 self._abstained(ask, site, abstention)
                 lost.sites[site] = "abstained"
+                if abstained is not None:
+                    await abstained(site)
                 return
             self.waiting.discard(site)
             try:

@@ -58,6 +58,7 @@ class LightFederation:
         self.members = {site.name: site for site in sorted(sites, key=lambda site: site.name)}
         self.sites: tuple[str, ...] = tuple(self.members)
         self.counted: tuple[str, ...] = ()
+        self.behind = 0
         self.facts = facts
         self.patience, self.deadline = 0.0, 0.0
         self.stragglers_after: float | None = None
@@ -130,9 +131,9 @@ class LightFederation:
         self.counted = tuple(remembered)
         self.sent_bytes += total.nbytes
         self._heard(contribution.name)
-        return contribution.rebuild(
-            opened_tree(operation, leaves, self.facts, encoding.decode(total, leaves, len(self.sites)).tree)
-        )
+        opened = encoding.decode(total, leaves, len(self.sites)).tree
+        self.behind = int(opened[WEIGHT]) if operation == "mean" else 0
+        return contribution.rebuild(opened_tree(operation, leaves, self.facts, opened))
 
 
 def answer(method: Method[Any], federation: LightFederation) -> Result:

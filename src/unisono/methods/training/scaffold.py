@@ -27,7 +27,7 @@ from unisono.methods.training.data import Patients
 from unisono.methods.training.progress import LIMIT, Progress
 from unisono.methods.training.spec import TrainingSpec
 from unisono.methods.training.training import Step, Training
-from unisono.protection.leaves import moment, update
+from unisono.protection.leaves import update
 from unisono.study.document import Study
 from unisono.study.problems import Problem
 
@@ -77,17 +77,14 @@ class Scaffold(Training[ScaffoldSpec]):
         slope = (model[:weights] - trained.vector[:weights]) / (trained.steps * place.rate(round))
         change = np.clip(slope - control, -self.spec.control_bound, self.spec.control_bound)
         tree = place.part(model, trained, validated)
-        tree |= {"control": change, "per_patient": np.asarray(1.0 / data.table.n)}
+        tree["control"] = change
         return tree, {CONTROL: mine + change}
 
     @update.declares
     def _(self, facts: Facts, model: Vector, round: int, prepared: Array, control: Vector) -> Declaration:
         del facts, model, round, prepared, control
         weights = (self.network.weights,)
-        mine = {
-            "control": update(weights, self.spec.control_bound, "Change of the site's control variate, clipped."),
-            "per_patient": moment((), 1.0, "One over the number of patients: from its mean the sum's size follows."),
-        }
+        mine = {"control": update(weights, self.spec.control_bound, "Change of the site's control variate, clipped.")}
         return Declaration(self.leaves() | mine, self.arguments() | {"control": within(weights, LIMIT)})
 
     def planned(self) -> PlannedAsk:
@@ -102,9 +99,9 @@ class Scaffold(Training[ScaffoldSpec]):
     async def step(self, federation: Federation, progress: Progress) -> Step:
         control = progress.memory[CONTROL]
         mean = await federation.mean(self.update, progress.model, progress.round + 1, progress.prepared, control)
-        # A mean is over those who took part: sum_i n_i (1 / n_i) / sum_i n_i tells how many patients they have.
-        patients = len(federation.counted) / float(mean["per_patient"])
-        share = min(patients / federation.facts.patients, 1.0)
+        share = min(
+            federation.behind / federation.facts.patients, 1.0
+        )  # of all patients: a mean is over those who took part
         moved = self.moved(progress.model, mean, self.spec.server_rate * mean["update"])
         following = (control + share * mean["control"]).astype(np.float32)
         return Step(moved, {CONTROL: following}, self.answered(mean, federation))
