@@ -114,17 +114,19 @@ def _child(start: Start) -> None:
     os._exit(0)
 
 
-def _warm() -> None:
+def _warm(training: bool) -> None:
     """What a life imports, reads and draws when it first needs it: once for all."""
     wide.install()
+    if training:
+        from unisono.methods.training import workplace  # noqa: F401  with PyTorch
     with TemporaryDirectory() as folder:
         found = engine.run(engine.study("table"), Path(folder), data=engine.hospitals(engine.SITES[:3]))
         write(found)
 
 
-def _stable() -> None:
+def _stable(training: bool) -> None:
     """Lines of JSON: ``{start}`` or ``{signal, pid}`` in, ``{pid}`` and ``{pid, status}`` out. When the input ends, so do all."""
-    _warm()
+    _warm(training)
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     os.set_blocking(woken, False)
@@ -166,9 +168,10 @@ def _say(**what: int) -> None:
 class Stable:
     """Where processes are started from, as the test sees it. A context manager: at its end none is left."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, *, training: bool = False) -> None:
+        """training: networks are trained in what is started."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.killing"],
+            [sys.executable, "-m", "tests.support.killing", *(["training"] if training else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -226,4 +229,4 @@ class Stable:
 
 
 if __name__ == "__main__":
-    _stable()
+    _stable("training" in sys.argv[1:])

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,21 @@ class Drill:
 class Ward:
     """All of them. A context manager: at its end no process is left."""
 
-    def __init__(self, path: Path, *, local: bool = True, watched: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        local: bool = True,
+        watched: bool = False,
+        frames: Mapping[str, Any] | None = None,
+        training: bool = False,
+        **settings: Any,
+    ) -> None:
         """path: an empty folder, short enough for sockets. local: the sites' data and method code are in their own process.
-        watched: every process writes its moments down. settings: of the coordinator."""
+        watched: every process writes its moments down. frames: the patients of each site (None: of the lung trial). training:
+        networks are trained. settings: of the coordinator."""
         self.path = path
+        self.sites: tuple[str, ...] = SITES if frames is None else tuple(sorted(frames))
         self.local, self.watched = local, watched
         self.apart: set[str] = set()
         """Sites whose data and method code are in worker processes, as in a hospital."""
@@ -81,16 +92,18 @@ class Ward:
         self.pids: dict[str, int] = {}
         self.client: Client = None  # type: ignore[assignment]
         self._drill = Drill("", ())
-        self._stable = Stable(str(path))
+        self._stable = Stable(str(path), training=training)
         port = _free_port()
         given = {"heartbeat_s": 5.0, "grace_s": 10.0, "listen": f"127.0.0.1:{port}", **settings}
         self.home = coordinator_home(path / CENTRE, **given)
         self.port = port
-        for name, data in engine.files(path / "data", SITES).items():
-            folder = self.folder(name)
+        (path / "data").mkdir()
+        for name in self.sites:
+            folder, data = self.folder(name), path / "data" / f"{name}.csv"
+            (engine.frame(name) if frames is None else frames[name]).to_csv(data, index=False)
             folder.home.make()
             self._join(name, "site", folder.path, folder.home.identity())
-            datasets.add(folder, "lung", Path(str(data.source)), None, now())
+            datasets.add(folder, "patients", data, None, now())
         person = PersonFolder(path / "rossi")
         person.make()
         self.identity = person.identity()
@@ -113,7 +126,7 @@ class Ward:
 
     def __enter__(self) -> Ward:
         self._stable.__enter__()
-        for who in (CENTRE, *SITES):
+        for who in (CENTRE, *self.sites):
             self.start(who)
         return self
 
@@ -194,17 +207,17 @@ class Ward:
 
     # -- people -------------------------------------------------------------------------------------------------------
 
-    def answered(self, study: Study) -> dict[str, bytes]:
-        """Ask a study, from its submission to its results: the files of them, when every site has them too."""
-        self.submit(study)
-        for site in SITES:
+    def answered(self, study: Study, sites: Sequence[str] = ()) -> dict[str, bytes]:
+        """Ask a study, from its submission to its results: the files of them, when every site has them too. sites: all if empty."""
+        self.submit(study, sites)
+        for site in sites or self.sites:
             self.approve(site, study)
-        return self.finished(study)
+        return self.finished(study, sites)
 
-    def submit(self, study: Study) -> None:
+    def submit(self, study: Study, sites: Sequence[str] = ()) -> None:
         """As `unisono study submit`."""
         signature = StudySignature.make(study, "rossi", self.identity).to_tree()
-        body = {"document": study.model_dump_json(), "signature": signature, "sites": list(SITES)}
+        body = {"document": study.model_dump_json(), "signature": signature, "sites": list(sites or self.sites)}
         self.until("submission", lambda: self.client.call("submit", **body))
 
     def approve(self, site: str, study: Study) -> None:
@@ -223,7 +236,7 @@ class Ward:
 
         self.until(f"approval by {site}", decided)
 
-    def finished(self, study: Study) -> dict[str, bytes]:
+    def finished(self, study: Study, sites: Sequence[str] = ()) -> dict[str, bytes]:
         """The results, when researcher and sites have them."""
         digest = study.digest()
 
@@ -233,14 +246,17 @@ class Ward:
             return bool(state["state"] == "finished")
 
         self.until("the end of the study", over)
-        files = {
-            name: bytes(content) for name, content in self.until("results", lambda: self.client.files(digest)).items()
-        }
-        for site in SITES:
+        files: dict[str, bytes] = self.until("results", lambda: self._fetched(digest))
+        for site in sites or self.sites:
             self.until(f"results at {site}", lambda site=site: self._told(site, study, files))
             for name, content in files.items():
                 assert (self.folder(site).path / "results" / study.id / name).read_bytes() == content
         return files
+
+    def _fetched(self, digest: str) -> dict[str, bytes]:
+        """As `unisono study result`."""
+        listed = self.client.files(digest).items()
+        return {name: bytes(self.client.file(digest, name, sha256)) for name, sha256 in listed}
 
     def _told(self, site: str, study: Study, files: Iterable[str]) -> bool:
         folder = self.folder(site).path / "results" / study.id
