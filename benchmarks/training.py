@@ -236,7 +236,7 @@ def cnn_study(hide: str, rounds: int, name: str = "digits") -> dict[str, Any]:
                 "rounds": {"most": rounds}, "validate": {"fraction": 0},
             }
         },
-        "protection": {"hide": hide},
+        "protection": {"hide": hide, "threat": "malicious"} if hide != "none" else {"hide": hide},
         "release": {"min_count": 10},
     }  # fmt: skip
 

@@ -146,4 +146,4 @@ def test_the_command_prints_the_table_and_names_the_page(
     assert "pooled" in said and "alone" in said and "fedavg" in said
     assert "on everybody's patients" in said
     assert (tmp_path / "c" / "comparison.html").exists()
-    assert (tmp_path / "c" / "runs" / "fedavg-seed1" / "sites" / "site-1" / "model.json").exists()
+    assert list((tmp_path / "c" / "runs" / "fedavg-seed1" / "sites" / "site-1").glob("kept/*/model.json"))

@@ -45,7 +45,7 @@ def compare(
     from dataclasses import replace
 
     from unisono.workbench.contest import Contest
-    from unisono.workbench.contest_page import PAGE, columns, remarks, row, write
+    from unisono.workbench.contest_page import PAGE, columns, legend, remarks, row, write
     from unisono.workbench.standings import standings
 
     asked = load(study, check)
@@ -87,6 +87,7 @@ def compare(
     for standing in found:
         table.add_row(*map(escape, row(standing, aim)))
     console.print(table)
+    console.print(legend(aim), style="dim", markup=False)
     for text in remarks(found, aim):
         console.print(text, style="dim", markup=False)
     for standing in found:

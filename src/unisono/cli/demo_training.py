@@ -60,9 +60,10 @@ def embedded(out: Path, *, fresh: bool) -> None:
 def _compared(scenes: dict[str, Scene]) -> dict[str, Compared]:
     """All methods on all data sets, with a bar for each data set."""
     from unisono.demo import training
+    from unisono.workbench.contest import METHODS
     from unisono.workbench.trial import REFERENCES
 
-    contestants = [*REFERENCES, *training.METHODS]
+    contestants = [*REFERENCES, *METHODS]
     with Progress(
         TextColumn("[bold]{task.fields[name]}[/]"),
         BarColumn(),
@@ -90,7 +91,7 @@ def _compared(scenes: dict[str, Scene]) -> dict[str, Compared]:
 
 
 def _show(scene: Scene, compared: Compared) -> None:
-    from unisono.workbench.contest_page import columns, remarks, row
+    from unisono.workbench.contest_page import columns, legend, remarks, row
 
     aim = compared.contest.aim
     table = Table(title=f"{scene.name}: {len(compared.contest.data)} hospitals, label skew 0.1, feature shift, secagg")
@@ -99,6 +100,7 @@ def _show(scene: Scene, compared: Compared) -> None:
     for standing in compared.table:
         table.add_row(*map(escape, row(standing, aim)))
     console.print(table)
+    console.print(legend(aim), style="dim", markup=False)
     for text in remarks(compared.table, aim):
         console.print(text, style="dim", markup=False)
     for standing in compared.table:

@@ -92,7 +92,7 @@ def prepare(out: Path, name: str, *, rounds: int = ROUNDS, trees: int = BOOSTED)
 def analyses(name: str, rounds: int, trees: int) -> dict[str, dict[str, Any]]:
     """What the demo's study asks: a network, and on breast cancer boosted trees too."""
     network: dict[str, Any] = {
-        "model": {"kind": "mlp", "hidden": [48, 24], "norm": "batch"},
+        "model": {"kind": "mlp", "hidden": [48, 24], "norm": "layer"},
         "local": {"epochs": 2, "batch": 32, "rate": 0.05, "clip": 5.0},
         "rounds": {"most": rounds},
     }

@@ -27,6 +27,7 @@ from unisono.methods.registry import build, check, find
 from unisono.methods.training.training import Training
 from unisono.protection.encoding.codec import encoding_of
 from unisono.site.data.snapshot import freeze
+from unisono.site.sheets import folder_of
 from unisono.study.document import Study
 from unisono.study.load import load
 from unisono.workbench.light import Cohort, cohort
@@ -172,7 +173,10 @@ class Contest:
     def _of(self, run: Run, outcome: Outcome, method: str, seed: int, sent: int) -> Trial:
         assert outcome.answer is not None
         result = outcome.answer.result
-        sheets = {name: run.out / "sites" / name / f"{self.analysis}.json" for name in run.sites}
+        sheets = {
+            name: folder_of(run.out / "sites" / name, run.study.digest()) / f"{self.analysis}.json"
+            for name in run.sites
+        }
         kept = {name: json.loads(path.read_text("utf-8")) for name, path in sheets.items() if path.exists()}
         for name, content in result.files().items():
             write_whole(run.out / self.analysis / name, content, "model")

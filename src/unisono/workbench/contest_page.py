@@ -56,17 +56,18 @@ def write(trials: Sequence[Trial], aim: Aim, about: Mapping[str, Any], out: Path
 
 def columns(aim: Aim) -> tuple[str, ...]:
     """The table's heads."""
-    name = words(aim.metric)
-    return (
-        "method",
-        f"{name} (95% interval)",
-        "log-loss",
-        "rounds to target",
-        "s",
-        "MB sent",
-        "gain over alone",
-        "least gain",
-    )
+    return ("method", words(aim.metric), "log-loss", "rounds", "s", "MB", "gain", "least gain")
+
+
+LEGEND = (
+    "rounds: to {share:.0%} of what pooling reaches. MB: sent by one site. gain: over learning alone, mean over sites; least gain: of the"
+    " site that gains least. In parentheses: 95% intervals over seeds."
+)
+
+
+def legend(aim: Aim) -> str:
+    """What the heads mean."""
+    return LEGEND.format(share=aim.share)
 
 
 def row(standing: Standing, aim: Aim) -> tuple[str, ...]:
@@ -164,6 +165,7 @@ def _page(found: Sequence[Standing], aim: Aim, about: Mapping[str, Any], picture
 <p>The same model, sites, validation patients, seeds and budget for all. Intervals are over seeds (t, 95%). The target is
 {aim.share:.0%} of what the pooled reference reaches. Everything ran in one process: a simulation, which protects nobody.</p>
 <table><tr>{heads}</tr>{"".join(lines)}</table>
+<p>{html.escape(legend(aim))}</p>
 {pictures}
 <h2>What was run</h2><ul>{said}</ul><h2>Notes</h2><ul>{"".join(notes)}</ul></html>
 """

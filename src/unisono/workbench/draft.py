@@ -46,7 +46,7 @@ def study_of(
         "variables": variables,
         "cohort": {"missing": {"default": "complete-cases", **rules}} if rules else {},
         "analyses": {},
-        "protection": {"hide": "secagg"},
+        "protection": {"hide": "secagg", "threat": "malicious"},  # updates are summed over whoever answers
         "release": {"min_sites": min(3, len(splits))},
     }
     image = [collection.image] if collection.image is not None else []

@@ -160,7 +160,9 @@ def _record(collection: Collection, plan: Plan, splits: Sequence[Split], out: Pa
 
 
 def _yaml(path: Path, value: Any) -> None:
-    apart = json.loads(json.dumps(value))  # lists that are there twice would be written as aliases, which a study may not have
+    apart = json.loads(
+        json.dumps(value)
+    )  # lists that are there twice would be written as aliases, which a study may not have
     text = yaml.safe_dump(apart, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
     path.write_text(text, "utf-8")
 
