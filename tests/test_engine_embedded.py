@@ -83,7 +83,7 @@ def test_one_analysis_may_be_answered_first_and_the_others_later(undisturbed: di
 
 def test_a_receipt_leaves_its_sheet_at_each_site_and_nowhere_else(tmp_path: Path) -> None:
     run(study("effect"), tmp_path)
-    assert sorted(p.parent.name for p in tmp_path.rglob("effect.json")) == sorted(SITES)
+    assert sorted(p.parents[2].name for p in tmp_path.rglob("effect.json")) == sorted(SITES)
     (told,) = records(tmp_path, "effect", "told")
     assert set(told.body or {}) == {"question", "name"}
 

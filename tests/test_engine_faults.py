@@ -536,8 +536,8 @@ def to_be_delivered(parish: Bench) -> tuple[Ask, Deliver]:
 
 def test_a_sum_is_delivered_once_and_another_in_its_place_refused(parish: Bench) -> None:
     _, message = to_be_delivered(parish)
-    sheet = parish.homes[READER].path / "a.json"
     assert parish.send(READER, message) is None
+    (sheet,) = parish.homes[READER].path.glob("kept/*/a.json")
     kept = sheet.read_bytes()
     other = replace(message, words=message.words + np.uint64(1))
     refused(parish, READER, other, ProtocolError, "one-delivery")
@@ -552,7 +552,7 @@ def test_a_delivery_that_is_no_sum_is_answered_like_a_good_one(parish: Bench) ->
     assert parish.send(READER, replace(message, words=noise)) is None
     last = audit(parish.sites[READER])[-1]
     assert (last["event"], last["step"], last["rule"]) == ("not-received", list(ask.key), "encoding-range")
-    assert not (parish.homes[READER].path / "a.json").exists()
+    assert not list(parish.homes[READER].path.glob("kept/*/a.json"))
     refused(parish, READER, message, ProtocolError, "one-delivery")
 
 

@@ -142,7 +142,7 @@ def found(finished: Any) -> dict[str, Any]:
 def sheets(out: Path) -> dict[str, int]:
     """How many of its parts counted, as each site remembers it."""
     return {
-        p.parent.name: json.loads(p.read_text("utf-8"))["counted"] for p in sorted((out / "sites").glob("*/a.json"))
+        p.parents[2].name: json.loads(p.read_text("utf-8"))["counted"] for p in (out / "sites").glob("*/kept/*/a.json")
     }
 
 
@@ -171,7 +171,7 @@ def test_a_site_remembers_exactly_the_parts_that_counted(
     assert answer["seen"] == [sorted(engine.SITES)] * ROUNDS
     agree(tmp_path, answer)
     for site in engine.SITES:
-        assert (tmp_path / "sites" / site / "a" / "own.bin").read_bytes() == bytes([ROUNDS] * 5)
+        assert next((tmp_path / "sites" / site).glob("kept/*/a/own.bin")).read_bytes() == bytes([ROUNDS] * 5)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,25 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_memories(tmp_path: Path) -
     answer = found(run(short, tmp_path))
     assert len(answer["seen"]) == ROUNDS
     agree(tmp_path, answer)
+
+
+@pytest.mark.parametrize("name", ["policy", "permits", "tls", "state"])
+def test_what_a_study_leaves_meets_no_file_of_the_hospital_s_own_whatever_its_analyses_are_called(
+    tmp_path: Path, name: str
+) -> None:
+    analyses = {name: {"method": "test-counting", "variable": "age"}}
+    homes = [tmp_path / "sites" / site for site in engine.SITES]
+    for home in homes:
+        home.mkdir(parents=True)
+        (home / "policy.json").write_text("the hospital's own")
+    finished = run(load({**lung.DOCUMENT, "analyses": analyses}, check), tmp_path)
+    assert engine.estimates(finished)[name]["seen"]
+    for home in homes:
+        assert (home / "policy.json").read_text() == "the hospital's own"
+        written = {
+            path.relative_to(home).parts[0] for path in home.rglob("*") if path.name in (f"{name}.json", "own.bin")
+        }
+        assert written <= {"kept", "policy.json"}
 
 
 # -- stragglers and abstentions -------------------------------------------------------------------------------------------

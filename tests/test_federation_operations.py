@@ -77,7 +77,7 @@ def test_a_mean_shows_no_site_its_neighbours_and_its_weight_travels_in_the_sum(t
 
 def test_what_a_site_is_told_stays_at_the_site(tmp_path: Path) -> None:
     found = answer(run(asked("test-averages"), tmp_path))
-    sheets = {site: json.loads((tmp_path / "sites" / site / "a.json").read_text()) for site in SITES}
+    sheets = {site: json.loads(next((tmp_path / "sites" / site).glob("kept/*/a.json")).read_text()) for site in SITES}
     for sheet in sheets.values():
         assert "stays at that hospital" in sheet["notice"]
         assert sheet["difference"] == pytest.approx(sheet["own"] - found["value"])
@@ -91,7 +91,7 @@ def test_a_site_that_is_away_misses_what_is_told_and_the_run_goes_on(tmp_path: P
     whole = answer(run(asked("test-averages"), tmp_path / "whole"))
     away = Fault("turin", "tell", seconds=None)
     assert answer(run(asked("test-averages"), tmp_path / "away", faults=[away])) == whole
-    assert not (tmp_path / "away" / "sites" / "turin" / "a.json").exists()
+    assert not list((tmp_path / "away" / "sites" / "turin").glob("kept/*/a.json"))
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

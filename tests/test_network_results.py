@@ -21,6 +21,7 @@ from unisono.network.coordinator import running
 from unisono.network.researcher import Client
 from unisono.network.wire.parcel import CHUNK_BYTES, Incoming, Outgoing
 from unisono.report.audience import FILE as FILES
+from unisono.site import sheets
 
 MIB = 1 << 20
 MODEL = np.random.default_rng(1).integers(0, 256, 9 * MIB + 5, np.uint8).tobytes()
@@ -160,9 +161,11 @@ def test_a_hospital_is_shown_what_a_study_left_with_it_alone(tmp_path: Path) -> 
         digest = "d" * 64
         document = json.dumps({"analyses": {"risk": {}, "table": {}, "other": {}}})
 
-    (tmp_path / "risk").mkdir()
-    (tmp_path / "risk" / "model.safetensors").write_bytes(b"own")
-    (tmp_path / "risk" / "model.json.new").write_bytes(b"half")
-    (tmp_path / "risk.json").write_text(json.dumps({"study": "d" * 64}))
-    (tmp_path / "other.json").write_text(json.dumps({"study": "e" * 64}))  # another study's analysis of that name
-    assert own(tmp_path, Entry()) == [tmp_path / "risk.json", tmp_path / "risk" / "model.safetensors"]  # type: ignore[arg-type]
+    place, another = sheets.folder_of(tmp_path, "d" * 64), sheets.folder_of(tmp_path, "e" * 64)
+    (place / "risk").mkdir(parents=True)
+    another.mkdir()
+    (place / "risk" / "model.safetensors").write_bytes(b"own")
+    (place / "risk" / "model.json.new").write_bytes(b"half")
+    (place / "risk.json").write_text("{}")
+    (another / "other.json").write_text("{}")  # another study's analysis of that name
+    assert own(tmp_path, Entry()) == [place / "risk.json", place / "risk" / "model.safetensors"]  # type: ignore[arg-type]

@@ -17,7 +17,18 @@ from tests.support.bench import Bench, audit, refused
 from tests.support.methods import SIZE, installed
 from unisono.errors import ProtocolError
 from unisono.federation.ask import Ask
-from unisono.federation.exchange import Advertise, Agree, Close, Closes, Message, NewSlot, Reveal, Revealed, Share, SlotLost
+from unisono.federation.exchange import (
+    Advertise,
+    Agree,
+    Close,
+    Closes,
+    Message,
+    NewSlot,
+    Reveal,
+    Revealed,
+    Share,
+    SlotLost,
+)
 from unisono.methods.registry import check
 from unisono.protection.secagg.aggregate import AggregatorSession
 from unisono.protection.secagg.messages import KeyRoster, Unmask, checksum_of

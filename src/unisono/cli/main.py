@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _NOUNS = ("study", "site", "coordinator", "authority", "simulate")
-_VERBS = ("demo", "run", "predict", "report", "verify", "methods")
+_VERBS = ("demo", "run", "compare", "predict", "report", "verify", "methods")
 _registered: set[str] = set()
 
 

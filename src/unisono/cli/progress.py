@@ -1,4 +1,4 @@
-"""Live progress of a run: one bar an analysis, the step that is asked, and who is lost, waited for or recovered."""
+"""Live progress of a run: one bar an analysis, the step that is asked, and who is lost, late, waited for or back."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from unisono.cli.happened import Happened
 from unisono.federation.events import Event
-
-_SAID = {
-    "lost": "[yellow]{site}[/] lost its link (at {name})",
-    "waiting": "waiting for [yellow]{site}[/]: its part was not in, so the fit waits",
-    "returned": "[green]{site}[/] is back: the step is asked again, under fresh masks",
-    "recovered": "[green]{site}[/]'s part counts: it was in before the link was lost, its masks were recovered",
-    "left": "[red]{site}[/] is out for good: everything is recomputed on those who stayed",
-}
-
 
 class _Mark(SpinnerColumn):
     """A spinner, then a green tick, or a red cross for an analysis that has no answer."""
@@ -43,6 +35,7 @@ class LiveProgress:
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._happened = Happened()
 
     def __enter__(self) -> LiveProgress:
         self._progress.start()
@@ -70,5 +63,5 @@ class LiveProgress:
         elif event.kind in ("finished", "failed"):
             done = max(self._progress.tasks[task].completed, 1)
             self._progress.update(task, step="", total=done, completed=done, failed=event.kind == "failed")
-        elif event.kind in _SAID:
-            self._progress.console.print("  " + _SAID[event.kind].format(site=event.site, name=escape(event.name)))
+        for line in self._happened.lines(vars(event)):
+            self._progress.console.print(Text(f"  {line}", style="yellow"))

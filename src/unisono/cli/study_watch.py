@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from unisono.cli.happened import Happened
 from unisono.cli.shown import say, table_of, utc_now
 from unisono.methods.wording import say_list
 from unisono.network.agent.text import plain
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from unisono.network.researcher import Seen
 
 _STYLES = {"finished": "green", "failed": "red", "refused": "red", "cancelled": "yellow", "withdrawn": "red"}
-_SAID = {
-    "lost": "{site} lost its link (at {name})",
-    "waiting": "waiting for {site}: its part was not in, so the fit waits",
-    "returned": "{site} is back: the step is asked again, under fresh masks",
-    "recovered": "{site}'s part counts: it was in before the link was lost, its masks were recovered",
-    "left": "{site} is out for good: everything is recomputed on those who stayed",
-}
 
 
 class WatchView:
@@ -35,6 +29,7 @@ class WatchView:
         self._console = console
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
         self._before: dict[str, Any] = {}
+        self._happened = Happened()
 
     def __enter__(self) -> WatchView:
         if self._live is not None:
@@ -52,8 +47,8 @@ class WatchView:
         if seen.away is not None:
             self._line(f"{seen.away.what} It is asked again; the study goes on by itself.", "yellow")
         state, event = clean(seen.state), clean(seen.event or {})
-        if event.get("kind") in _SAID:
-            self._line(_SAID[event["kind"]].format(site=event["site"], name=event["name"]), "yellow")
+        for line in self._happened.lines(event) if event else ():
+            self._line(line, "yellow")
         if self._live is not None:
             self._live.update(self.panel(state), refresh=True)
         else:
@@ -80,6 +75,8 @@ class WatchView:
         parts: list[RenderableType] = [head, Text(f"{state['study']}, by {state['researcher']}", style="dim"), table]
         if (progress := state["progress"]) is not None:
             parts.append(Text(say_progress(progress)))
+            if progress.get("without"):
+                parts.append(Text(say_without(progress["without"]), style="yellow"))
         if state.get("queued"):
             parts.append(
                 Text("ready; other studies are being answered, and it has its turn after them", style="yellow")
@@ -125,6 +122,11 @@ def say_progress(progress: dict[str, Any]) -> str:
     step = f", step {progress['step'] + 1}: {progress['name']}" if progress["step"] >= 0 else ""
     where = f"{progress['analysis']}{step}" if progress["analysis"] else "beginning"
     return f"{where}; {progress['opened']} sums opened{say_left(progress)}"
+
+
+def say_without(without: dict[str, str]) -> str:
+    """Who had no part in the last sum."""
+    return "the last sum was without " + ", ".join(f"{site} ({why})" for site, why in sorted(without.items()))
 
 
 def say_left(progress: dict[str, Any]) -> str:

@@ -24,7 +24,8 @@ Tree = Any
 _MAGIC = b"UNI1"
 _SKELETON_LIMIT = 2**25
 """Bytes of everything but the arrays: what comes from outside must not keep the reader busy for long."""
-_DTYPES = frozenset({"<f8", "<f4", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b1"})
+_DTYPES = {name: np.dtype(name) for name in ("<f8", "<f4", "<i8", "<i4", "<u8", "<u4", "|u1", "|i1", "|b1")}
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def pack(tree: Tree) -> bytes:
@@ -40,7 +41,7 @@ def parts(tree: Tree) -> list[bytes | memoryview]:
     """What `pack` joins, without copying the arrays: the header with the skeleton, then each array's own bytes."""
     arrays: list[np.ndarray[Any, Any]] = []
     try:
-        skeleton = json.dumps(_skeleton(tree, arrays), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        skeleton = _JSON.encode(_skeleton(tree, arrays)).encode()
         if len(skeleton) > _SKELETON_LIMIT:
             raise ValueError("too many plain values: numbers belong in arrays")
     except (ValueError, TypeError, RecursionError) as error:
@@ -65,7 +66,7 @@ def unpack(data: bytes | memoryview) -> Tree:
         (length,) = struct.unpack("<I", data[4:8])
         if length > _SKELETON_LIMIT:
             raise ValueError("too many plain values")
-        skeleton = json.loads(bytes(data[8 : 8 + length]), parse_constant=_no_constant, parse_float=_finite)
+        skeleton = _READER.decode(str(data[8 : 8 + length], "ascii"))
         return _Reader(data, 8 + length).tree(skeleton)
     except (ValueError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:
         raise ProtocolError(
@@ -84,6 +85,8 @@ def digest(tree: Tree) -> str:
 
 
 def _skeleton(tree: Tree, arrays: list[np.ndarray[Any, Any]]) -> Any:
+    if type(tree) in _PLAIN:  # most of every tree, and so first
+        return tree
     if isinstance(tree, np.ndarray):
         array = np.ascontiguousarray(tree)
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -93,12 +96,12 @@ def _skeleton(tree: Tree, arrays: list[np.ndarray[Any, Any]]) -> Any:
         return {"$array": len(arrays) - 1, "dtype": array.dtype.str, "shape": list(tree.shape)}
     if isinstance(tree, np.generic):
         return tree.item()
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+    if type(tree) is not dict and dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         tree = {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree)}
-    if isinstance(tree, Mapping):
+    if isinstance(tree, dict | Mapping):
         if "$array" in tree:
             raise TypeError("the key '$array' is reserved")
-        if not all(type(key) is str for key in tree):
+        if set(map(type, tree)) - {str}:
             raise TypeError("the keys of a mapping are texts")
         return {key: _skeleton(tree[key], arrays) for key in sorted(tree)}
     if isinstance(tree, list | tuple):
@@ -119,6 +122,11 @@ def _finite(text: str) -> float:
     return value
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+"""Of skeletons, whose keys are sorted."""
+_READER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+
+
 class _Reader:
     """Reads arrays off the tail of a packed tree, in order, checking every length."""
 
@@ -133,6 +141,8 @@ class _Reader:
         return value
 
     def _read(self, skeleton: Any) -> Tree:
+        if type(skeleton) in _PLAIN:
+            return skeleton
         if isinstance(skeleton, dict):
             if "$array" in skeleton:
                 return self._array(skeleton)
@@ -142,13 +152,11 @@ class _Reader:
         return skeleton
 
     def _array(self, header: dict[str, Any]) -> np.ndarray[Any, Any]:
-        if header["dtype"] not in _DTYPES:
-            raise ValueError(f"dtype {header['dtype']!r}")
-        dtype = np.dtype(header["dtype"])
+        dtype = _DTYPES[header["dtype"]]
         shape = tuple(header["shape"])
         if not all(type(s) is int and s >= 0 for s in shape):
             raise ValueError("a shape that is not whole numbers")
-        size = int(np.prod(shape, dtype=object)) if shape else 1
+        size = math.prod(shape)
         end = self.offset + size * dtype.itemsize
         if end > len(self.data):
             raise ValueError("truncated array")

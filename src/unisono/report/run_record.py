@@ -24,7 +24,7 @@ FILE = "run.json"
 
 class StepRecord(Frozen):
     """One step as it went: seconds from the ask to the opened sum (None if it was not opened), tries at it, words opened,
-    and the sites that were lost, waited for, or recovered (in order of events)."""
+    and the sites that were lost, waited for, recovered, too late for this sum or abstaining from it (in order of events)."""
 
     step: int
     name: str
@@ -34,6 +34,8 @@ class StepRecord(Frozen):
     lost: list[str]
     waited: list[str]
     recovered: list[str]
+    late: list[str] = []
+    abstained: list[str] = []
 
 
 class Bytes(Frozen):
@@ -158,6 +160,8 @@ def _step(events: Sequence[Event]) -> StepRecord:
         lost=_sites(events, "lost"),
         waited=_sites(events, "waiting"),
         recovered=_sites(events, "recovered"),
+        late=_sites(events, "late"),
+        abstained=_sites(events, "abstained"),
     )
 
 

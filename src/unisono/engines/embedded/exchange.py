@@ -70,7 +70,9 @@ class EmbeddedExchange:
         return self._online[site].is_set()
 
     def _answer(self, site: str, message: Message) -> object:
-        return self.sites[site].answer(message)  # the one that is there now: it may have been restarted while this waited
+        return self.sites[site].answer(
+            message
+        )  # the one that is there now: it may have been restarted while this waited
 
     async def online(self, site: str) -> None:
         """Returns when the site has a live link."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from unisono.errors import ProtocolError, UnisonoError
+from unisono.errors import Abstention, ProtocolError, UnisonoError
 from unisono.federation.ask import Ask, Circle
 from unisono.federation.exchange import Message, SlotLost, run_of
 from unisono.federation.lineage import Mark
@@ -108,7 +108,8 @@ class Requests:
         except SlotLost:
             return {"kind": "slot-lost"}
         except UnisonoError as error:
-            self._log.refused("request-refused", error, to=kind)
+            if not isinstance(error, Abstention):  # which is logged with its study
+                self._log.refused("request-refused", error, to=kind)
             return {"kind": "error", "error": error.to_dict()}
         except Exception as error:  # noqa: BLE001  (a fault of ours: it must not show data, nor end the link)
             self._log.write("fault", to=kind, kind=type(error).__name__)
@@ -150,7 +151,11 @@ class Requests:
             self._answers.ready(study)
             if beginning is not None:
                 self._answers.begun(study, run_of(message), beginning)
-        answer = self._answers.answer(message)
+        try:
+            answer = self._answers.answer(message)
+        except Abstention as why:
+            self._log.refused("abstained", why, study=study)
+            raise
         if study:
             self._answers.ready(study)
         return {**answer_tree(answer), "mark": to_tree(self._answers.mark())}

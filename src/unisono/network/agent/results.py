@@ -15,6 +15,7 @@ from unisono.federation.storage import write_whole
 from unisono.network.agent.inbox import Entry
 from unisono.network.results import check, refused
 from unisono.report.load import STUDY
+from unisono.site.sheets import folder_of
 from unisono.study.load import load
 
 
@@ -37,12 +38,10 @@ def own(site: Path, entry: Entry) -> list[Path]:
     """What the study left at this hospital alone: sheets of its analyses, and files beside them, such as a model of this hospital's
     own. Nothing of it is anywhere else."""
     kept: list[Path] = []
+    place = folder_of(site, entry.digest)
     for name in json.loads(entry.document).get("analyses", {}):
-        sheet = site / f"{name}.json"
-        with suppress(OSError, ValueError, AttributeError):
-            if json.loads(sheet.read_bytes()).get("study") == entry.digest:
-                files = (site / name).iterdir() if (site / name).is_dir() else ()
-                kept += [sheet, *sorted(path for path in files if path.is_file() and path.suffix != ".new")]
+        found = [place / f"{name}.json", *sorted((place / name).glob("*"))]
+        kept += [path for path in found if path.is_file() and path.suffix != ".new"]
     return kept
 
 

@@ -23,13 +23,14 @@ from unisono.network.backup.place import restored
 from unisono.network.backup.sealed import MEMORY_BITS, altered
 from unisono.network.backup.snapshot import copy_database, staging
 from unisono.site.audit import AuditLog
+from unisono.site.sheets import KEPT
 from unisono.site.state import SiteState
 
 STATE = "state.db"
 INBOX = "inbox.db"
 _NEEDED = ("coordinator.json", "identity.key", "rows.key", "tls/tls.key", "tls/tls.pem", "tls/ca.pem")
 _OTHERS = ("policy.json", "verified.json", "data.json", "members.json", "workers.json", "audit.jsonl")
-_RESULTS = "results"
+_FOLDERS = ("results", KEPT)
 
 
 def back_up(
@@ -49,7 +50,7 @@ def _sources(folder: AgentFolder, copies: Path, now: datetime) -> Iterator[Sourc
     for name in _OTHERS:
         if (folder.path / name).exists():
             yield Source(name, folder.path / name)
-    for path in sorted((folder.path / _RESULTS).rglob("*")):
+    for path in sorted(path for name in _FOLDERS for path in (folder.path / name).rglob("*")):
         if path.is_file() and not path.is_symlink() and path.suffix != ".new":
             yield Source(path.relative_to(folder.path).as_posix(), path)
     yield Source(STATE, _state(folder.path / STATE, copies / STATE, now))

@@ -18,6 +18,7 @@ from unisono.study.units import duration
 
 _REMEMBERED = 50
 """Steps that an estimate of the time left is made from."""
+_MISSING = {"lost": "no link", "late": "late", "abstained": "abstained: {}"}
 _MOST_EVENTS = 256
 """That wait for a slow watcher; then the oldest are left out. The state beside each is always the newest."""
 
@@ -25,7 +26,7 @@ _MOST_EVENTS = 256
 @dataclass
 class Progress:
     """Of one study's run, since this service began it. planned: by analysis, how many sums it asks at most; deadline_s: how long a
-    step waits for a site."""
+    step waits for a site; without: sites that had no part in the sum that was opened last, and why."""
 
     planned: Mapping[str, int]
     deadline_s: float
@@ -35,8 +36,10 @@ class Progress:
     opened: int = 0
     seconds: float = 0.0
     waiting_for: set[str] = field(default_factory=set)
+    without: dict[str, str] = field(default_factory=dict)
     begun: datetime | None = None
     _asked_s: float = 0.0
+    _missing: dict[str, str] = field(default_factory=dict)
     _done: dict[str, int] = field(default_factory=dict)
     _over: set[str] = field(default_factory=set)
     _times_s: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -58,18 +61,25 @@ class Progress:
             self.step, self.name = event.step, event.name
             self.begun, self._asked_s = now, event.seconds
             self.waiting_for.clear()
+            self._missing.clear()
+        elif event.kind in _MISSING:
+            self._missing[event.site] = _MISSING[event.kind].format(event.name)
         elif event.kind in ("opened", "replayed"):
             self._done[event.analysis] = self._done.get(event.analysis, 0) + 1
             if event.kind == "opened":
                 self.opened += 1
+                self.without = dict(self._missing)
                 self._times_s.append(max(event.seconds - self._asked_s, 0.0))
             self.waiting_for.clear()
         elif event.kind in ("finished", "failed"):
             self._over.add(event.analysis)
         elif event.kind == "waiting":
             self.waiting_for.add(event.site)
-        elif event.kind in ("returned", "left"):
+        elif event.kind == "attempt":
+            self._missing.clear()
+        elif event.kind in ("returned", "recovered", "left"):
             self.waiting_for.discard(event.site)
+            self._missing.pop(event.site, None)
             if event.kind == "left":
                 self._done[event.analysis] = 0  # everything is computed again
 
@@ -95,6 +105,7 @@ class Progress:
             "opened": self.opened,
             "seconds": self.seconds,
             "waiting_for": sorted(self.waiting_for),
+            "without": dict(self.without),
             "seconds_a_sum": median(self._times_s) if self._times_s else None,
             "sums_left": self.sums_left,
         }
