@@ -94,6 +94,8 @@ class SiteState:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._answered: dict[tuple[str, str, int, str], set[int]] = {}
+        self._epochs: dict[tuple[str, str], dict[int, tuple[str, ...]]] = {}
         self._bulk = Bulk(path, "site's state")
         with storage(path, "site's state"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +179,9 @@ class SiteState:
                     "INSERT INTO vectors VALUES (?,?,?,?,?,?,?)",
                     (*ask.key, vector.dtype.str, None if file else content, file),
                 )
+            if (*ask.key[:3], name) in self._answered:
+                self._answered[*ask.key[:3], name].add(ask.step)
+            self._epochs.get(ask.key[:2], {})[ask.epoch] = ask.sites
 
     def remember_survivors(self, key: Key, slot: str, survivors: tuple[str, ...]) -> None:
         """Before anything is signed or given: the one set of survivors of this step."""
@@ -283,23 +288,25 @@ class SiteState:
         return None if row is None else str(row[0])
 
     def steps_answered(self, run: str, analysis: str, epoch: int, name: str, *, but: int) -> int:
-        """How many other steps asked for this contribution, in this run and epoch."""
+        """How many other steps asked for this contribution, in this run and epoch. Read once, then kept: a run has thousands."""
+        key = run, analysis, epoch, name
         with self._guard():
-            row = self._db.execute(
-                "SELECT COUNT(*) FROM steps WHERE run = ? AND analysis = ? AND epoch = ? AND name = ? AND step != ?",
-                (run, analysis, epoch, name, but),
-            ).fetchone()
-        return int(row[0])
+            if key not in self._answered:
+                query = "SELECT step FROM steps WHERE run = ? AND analysis = ? AND epoch = ? AND name = ?"
+                self._answered[key] = {int(step) for (step,) in self._db.execute(query, key)}
+            return len(self._answered[key]) - (but in self._answered[key])
 
     def epochs(self, run: str, analysis: str) -> dict[int, tuple[str, ...]]:
-        """The frozen set of sites of each epoch of a run for which keys were made or that was answered here."""
+        """The frozen set of sites of each epoch of a run for which keys were made or that was answered here. Read once, then kept."""
         with self._guard():
-            rows = self._db.execute(
-                "SELECT epoch, sites FROM steps WHERE run = :r AND analysis = :a"
-                " UNION SELECT epoch, sites FROM circles WHERE run = :r AND analysis = :a",
-                {"r": run, "a": analysis},
-            ).fetchall()
-        return {epoch: tuple(json.loads(sites)) for epoch, sites in rows}
+            if (run, analysis) not in self._epochs:
+                rows = self._db.execute(
+                    "SELECT epoch, sites FROM steps WHERE run = :r AND analysis = :a"
+                    " UNION SELECT epoch, sites FROM circles WHERE run = :r AND analysis = :a",
+                    {"r": run, "a": analysis},
+                ).fetchall()
+                self._epochs[run, analysis] = {epoch: tuple(json.loads(sites)) for epoch, sites in rows}
+            return dict(self._epochs[run, analysis])
 
     def other_runs(self, study: str, analysis: str, run: str) -> int:
         """How many other runs of an analysis were begun here: answered, or keys made for them."""
@@ -319,6 +326,7 @@ class SiteState:
                 "INSERT OR IGNORE INTO circles VALUES (?,?,?,?,?)",
                 (circle.study, circle.analysis, circle.run, circle.epoch, json.dumps(circle.sites)),
             )
+            self._epochs.get((circle.run, circle.analysis), {})[circle.epoch] = circle.sites
 
     def cohorts(self, method: str, variables: str) -> list[Cohort]:
         """The cohorts on which a method was answered over these variables, in all studies."""
