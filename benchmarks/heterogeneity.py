@@ -171,9 +171,9 @@ def table(folder: Path, data: str, hide: str, seeds: Sequence[int], scenarios: S
                 continue
             loss, gain = standing.others.get("log_loss"), standing.gain
             away = standing.others.get("accuracy_everywhere")
-            name = standing.method + (f" (everywhere {away.said(100)})" if away is not None else "")
+            name = standing.method + (f" (everywhere {away.said(100, share=True)})" if away is not None else "")
             lines.append(
-                f"| {scenario} | {name} | {standing.metric.said(100)} | {loss.said(1, 3) if loss else ''} "
+                f"| {scenario} | {name} | {standing.metric.said(100, share=True)} | {loss.said(1, 3) if loss else ''} "
                 f"| {rounds_said(standing)} | {gain.said(100) if gain and standing.method != 'pooled' else ''} |"
             )
     return [*lines, ""]

@@ -74,7 +74,7 @@ def row(standing: Standing, aim: Aim) -> tuple[str, ...]:
     """One line of the table, in words."""
     scale, digits = _scale(aim)
     failed = f"no result ({len(standing.failed)} of {standing.seeds})" if standing.failed else ""
-    metric = standing.metric.said(scale, digits) if standing.metric else failed
+    metric = standing.metric.said(scale, digits, share=scale > 1) if standing.metric else failed
     loss = standing.others.get("log_loss")
     gain = standing.gain.said(scale, digits) if standing.gain else ""
     worst = f"{standing.worst[1] * scale:+.{digits}f} ({standing.worst[0]})" if standing.worst else ""
@@ -98,7 +98,7 @@ def remarks(found: Sequence[Standing], aim: Aim) -> list[str]:
     if everywhere is None:
         return []
     return [
-        f"A model that a site learned alone is worth {everywhere.said(scale, digits)} on everybody's patients (mean over sites). On its"
+        f"A model that a site learned alone is worth {everywhere.said(scale, digits, share=scale > 1)} on everybody's patients (mean over sites). On its"
         " own patients it looks better than that where sites differ in whom they see."
     ]
 

@@ -34,12 +34,13 @@ class Estimate:
         half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
         return Estimate(mean, mean - half, mean + half)
 
-    def said(self, scale: float = 1.0, digits: int = 1) -> str:
-        """``93.1 (92.0 to 94.2)``."""
+    def said(self, scale: float = 1.0, digits: int = 1, *, share: bool = False) -> str:
+        """``93.1 (92.0 to 94.2)``. share: of something, so that its interval ends at 0 and at `scale`."""
         text = f"{self.mean * scale:.{digits}f}"
         if self.low is None or self.high is None:
             return text
-        return f"{text} ({self.low * scale:.{digits}f} to {self.high * scale:.{digits}f})"
+        low, high = (max(self.low, 0.0), min(self.high, 1.0)) if share else (self.low, self.high)
+        return f"{text} ({low * scale:.{digits}f} to {high * scale:.{digits}f})"
 
 
 @dataclass(frozen=True)
