@@ -98,7 +98,7 @@ def remarks(found: Sequence[Standing], aim: Aim) -> list[str]:
     if everywhere is None:
         return []
     return [
-        f"A model that a site learned alone is worth {everywhere.said(scale, digits, share=scale > 1)} on everybody's patients (mean over sites). On its"
+        f"A model that a site learned alone is worth {everywhere.said(scale, digits, share=scale > 1)}{'%' if scale > 1 else ''} on everybody's patients (mean over sites). On its"
         " own patients it looks better than that where sites differ in whom they see."
     ]
 
