@@ -54,8 +54,9 @@ def site_gains(trials: Sequence[Trial], aim: Aim) -> Figure | None:
         found = [gains(t, trials, aim) for t in trials if t.method == method and not t.failed]
         sites = sorted({site for gain in found for site in gain})
         means = [float(np.mean([gain[site] for gain in found if site in gain])) for site in sites]
-        for mean, colour in zip(means, palette(len(sites)), strict=True):
-            ax.plot(mean, place, "o", color=colour, markersize=6, alpha=0.85)
+        beside = np.linspace(-0.25, 0.25, len(sites)) if len(sites) > 1 else [0.0]  # equal gains do not hide each other
+        for mean, colour, shift in zip(means, palette(len(sites)), beside, strict=True):
+            ax.plot(mean, place + shift, "o", color=colour, markersize=5)
     for site, colour in zip(sites, palette(len(sites)), strict=True):
         ax.plot([], [], "o", color=colour, label=site)
     ax.axvline(0, color=FAINT, linewidth=1)

@@ -97,9 +97,10 @@ def remarks(found: Sequence[Standing], aim: Aim) -> list[str]:
     everywhere = alone.others.get(f"{aim.metric}{EVERYWHERE}") if alone is not None else None
     if everywhere is None:
         return []
+    worth = everywhere.said(scale, digits, share=scale > 1) + ("%" if scale > 1 else "")
     return [
-        f"A model that a site learned alone is worth {everywhere.said(scale, digits, share=scale > 1)}{'%' if scale > 1 else ''} on everybody's patients (mean over sites). On its"
-        " own patients it looks better than that where sites differ in whom they see."
+        f"A model that a site learned alone is worth {worth} on everybody's patients (mean over sites). On its own patients it looks"
+        " better than that where sites differ in whom they see."
     ]
 
 
