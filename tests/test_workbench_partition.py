@@ -12,7 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.pictures import dicom
 from tests.test_cli import unisono
+from unisono.cli.main import main
 from unisono.cli.sites import parse_sites
 from unisono.errors import DataError, StorageError, StudyError
 from unisono.site.data.snapshot import freeze
@@ -213,16 +215,52 @@ def test_a_scanner_changes_a_png_and_a_nifti_but_not_their_format(tmp_path: Path
         rescanned(tmp_path / "a.jpg", tmp_path / "b.jpg", scanner, rng)
 
 
-def test_the_command_splits_images_and_draws_what_it_did(tmp_path: Path) -> None:
-    said = unisono(
-        "simulate", "partition", "digits-images", "--sites", "3", "--feature-shift", "0.5", "--out", "split", cwd=tmp_path
-    )  # fmt: skip
-    assert "unisono run split/study.yaml --sites split/sites.yaml" in said
+def test_a_scanner_changes_a_dicom_s_pixels_and_leaves_its_tags(tmp_path: Path) -> None:
+    import pydicom
+
+    stored = np.arange(64, dtype=np.uint16).reshape(8, 8) * 10
+    dicom(tmp_path / "a.dcm", stored)
+    rescanned(tmp_path / "a.dcm", tmp_path / "b.dcm", Scanner(0.5, 2.0, 0.0), np.random.default_rng(1))
+    before, after = pydicom.dcmread(tmp_path / "a.dcm"), pydicom.dcmread(tmp_path / "b.dcm")
+    np.testing.assert_allclose(after.pixel_array, 630 * 0.5 * (stored / 630) ** 2, atol=0.51)
+    assert after.SOPInstanceUID == before.SOPInstanceUID
+
+
+def test_the_command_splits_images_and_draws_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(2)
+    (tmp_path / "scans").mkdir()
+    names = [f"{k}.png" for k in range(60)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "scans" / name)
+    pd.DataFrame({"scan": names, "lesion": rng.integers(0, 2, 60)}).to_csv(tmp_path / "patients.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    told = (
+        "--label",
+        "lesion",
+        "--images",
+        "scans",
+        "--image-column",
+        "scan",
+        "--feature-shift",
+        "0.5",
+        "--sites",
+        "3",
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "partition", "patients.csv", *told, "--least", "10", "--out", "split"])
+    assert ended.value.code == 0
+    assert "unisono run split/study.yaml --sites split/sites.yaml" in capsys.readouterr().out
     folder = tmp_path / "split"
     first = pd.read_csv(folder / "data" / "site-1.csv")
-    assert all((folder / "data" / name).is_file() for name in first["image"])
+    assert all((folder / "data" / name).is_file() for name in first["scan"])
     assert {"classes.svg", "sizes.svg", "intensities.svg"} <= {p.name for p in (folder / "figures").iterdir()}
-    assert sum(len(list((folder / "data" / f"site-{k}").iterdir())) for k in (1, 2, 3)) == 1797
+    assert sum(len(list((folder / "data" / f"site-{k}").iterdir())) for k in (1, 2, 3)) == 60
+    study, sites = load(folder / "study.yaml"), parse_sites([], folder / "sites.yaml")
+    assert freeze(sites["site-1"].source, None, study, "site-1").table.images["scan"].shape == (20, 1, 16, 16)
 
 
 def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path: Path) -> None:
