@@ -101,7 +101,8 @@ def _dicom(source: Path, target: Path, scanner: Scanner, rng: Generator) -> Pixe
     low, high = float(stored.min()), float(stored.max())
     span = (high - low) or 1.0
     shown = scanner.scan((stored - low) / span, rng)
-    file.PixelData = np.round(shown * span + low).astype(stored.dtype).tobytes()
+    pixels = np.round(shown * span + low).astype(stored.dtype).tobytes()
+    file.PixelData = pixels + b"\0" * (len(pixels) % 2)  # of even length (DICOM PS3.5, 7.1.1)
     file.save_as(target)
     return shown
 
