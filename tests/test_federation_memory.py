@@ -246,6 +246,21 @@ def test_a_straggler_is_left_out_of_the_round_and_welcome_in_a_later_one(
     agree(tmp_path, answer)
 
 
+def test_a_round_without_enough_hospitals_is_tried_again_as_soon_as_enough_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leiden was late, and has no keys for the next round, in which turin is lost and stays away: the three others are enough."""
+    monkeypatch.setattr(Counting, "patience", 0.5)
+    late = Fault("leiden", "mask", "delay", occurrence=2, seconds=60.0)
+    gone = Fault("turin", "mask", "drop", occurrence=3, seconds=None)
+    finished = run(asked("test-counting"), tmp_path, faults=[late, gone])
+    seen = found(finished)["seen"]
+    everybody = set(engine.SITES)
+    assert [set(sites) for sites in seen[:2]] == [everybody - {"leiden"}, everybody - {"turin"}]
+    assert all("turin" not in sites for sites in seen[2:])
+    assert {e.site for e in finished.events if e.kind == "waiting"} <= {"turin"}
+
+
 @pytest.mark.parametrize(("excuse", "rule"), [("nan", "finite-contribution"), ("abstain", "memory")])
 @pytest.mark.parametrize("hide", ["none", "secagg"])
 def test_a_site_without_a_part_abstains_from_the_round_says_why_and_is_back(

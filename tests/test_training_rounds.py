@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tests.support import training
 from tests.support.engine import records
 from tests.support.training import frames, light, result, run, study, weights
+from unisono.engines.embedded.run import Fault
 from unisono.errors import Abstention, MethodError, ParticipationError
 from unisono.federation.contribution import Facts
 from unisono.methods.training import local
@@ -141,6 +142,18 @@ def test_a_slow_site_is_left_out_of_the_round_and_welcome_again(
     counted = [entry["counted"] for entry in found.estimates["rounds"][1:]]
     assert "utrecht" in counted[0] and "utrecht" not in counted[1] and "utrecht" in counted[6]
     assert all(len(set(sites) - {"utrecht"}) == 3 for sites in counted)
+
+
+def test_a_hospital_that_is_late_in_the_last_round_is_in_the_evaluation(tmp_path: Path) -> None:
+    """Its keys did not come with the last round; the evaluation is over everybody, and asks for them."""
+    secagg = {"hide": "secagg", "threat": "malicious"}
+    asked = study({"rounds": {"most": 2, "deadline": "1 s"}}, protection=secagg)
+    late = Fault(
+        "utrecht", "mask", "delay", occurrence=4, seconds=60.0
+    )  # cohort, preprocessing, a round, the last round
+    found = result(run(asked, tmp_path, four(), faults=[late]))
+    assert "utrecht" not in found.estimates["rounds"][2]["counted"]
+    assert found.estimates["evaluation"]
 
 
 def test_when_too_many_sit_out_the_best_model_is_kept_and_the_same_command_says_the_same(

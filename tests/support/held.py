@@ -104,7 +104,7 @@ def _remembered(folder: Path, opened: set[Step]) -> None:
 
 def logs(ward: Ward) -> None:
     """No fault of ours, at either end; nothing that a process said on its own."""
-    for who in (CENTRE, *SITES):
+    for who in (CENTRE, *ward.sites):
         said = (ward.path / who / "process.log").read_text("utf-8")
         assert not said, f"{who}: {said}"
         for line in (ward.path / who / "log.jsonl").read_text("utf-8").splitlines():

@@ -48,13 +48,14 @@ _PACE = Pace(first=0.05, longest=0.4, welcome=20.0, steady=0.5)
 @dataclass(frozen=True)
 class Start:
     """A process to be started. what: ``coordinator`` or ``site``. watched: moments are written down. moment, times: where it kills
-    itself. pause_s: by which a site's contribution is held up. local: a site's data and method code are in its own process."""
+    itself, by the signal `with_`. pause_s: by which a site's contribution is held up. local: a site's data and method code are in its own process."""
 
     what: str
     home: str
     watched: bool = False
     moment: str = ""
     times: int = 1
+    with_: int = signal.SIGKILL
     pause_s: float = 0.0
     local: bool = True
 
@@ -66,7 +67,7 @@ def _serve(start: Start) -> None:
     """What `unisono coordinator serve` and `unisono site serve` do."""
     home = Path(start.home)
     if start.moment or start.watched:
-        reached = moments.Moments(home / MOMENTS, start.moment, start.times)
+        reached = moments.Moments(home / MOMENTS, start.moment, start.times, start.with_)
         moments.on_the_line(reached)
         (moments.at_the_coordinator if start.what == "coordinator" else moments.at_a_site)(reached)
     if start.what == "coordinator":
@@ -118,7 +119,9 @@ def _warm(training: bool) -> None:
     """What a life imports, reads and draws when it first needs it: once for all."""
     wide.install()
     if training:
-        from unisono.methods.training import workplace  # noqa: F401  with PyTorch
+        from unisono.methods.training.local import load_pytorch
+
+        load_pytorch()
     with TemporaryDirectory() as folder:
         found = engine.run(engine.study("table"), Path(folder), data=engine.hospitals(engine.SITES[:3]))
         write(found)

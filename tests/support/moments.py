@@ -34,8 +34,9 @@ from unisono.site.workers.running import Running
 class Moments:
     """Counts them, writes them down, and dies at the one it was told."""
 
-    def __init__(self, path: Path, fatal: str, times: int) -> None:
-        """path: where they are written down. fatal, times: which one, and the how manieth of it; "" for none."""
+    def __init__(self, path: Path, fatal: str, times: int, with_: int = signal.SIGKILL) -> None:
+        """path: where they are written down. fatal, times: which one, and the how manieth of it; "" for none. with_: of what."""
+        self._with = with_
         self._fatal = fatal, times
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -47,7 +48,7 @@ class Moments:
             self._counts[moment] += 1
             os.write(self._file, f"{moment}\n".encode())
             if (moment, self._counts[moment]) == self._fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._with)
 
     def around(self, owner: Any, name: str, named: Callable[..., str]) -> None:
         """Two moments, before and after a function. named: what it is called with -> the moments' name, or "" for none."""

@@ -108,13 +108,13 @@ class Ward:
         person.make()
         self.identity = person.identity()
         self._join("rossi", "researcher", person.path, self.identity)
-        self._person = person
+        self.person = person
         self._dial()
 
     def _dial(self) -> None:
         if self.client is not None:
             self.client.close()
-        self.client = Client(self._person)
+        self.client = Client(self.person)
 
     def _join(self, name: str, role: pki.Role, folder: Path, identity: Any) -> None:
         """As joining would leave the folder."""
@@ -140,10 +140,10 @@ class Ward:
         """A site's."""
         return AgentFolder(self.path / self.at.get(site, site))
 
-    def start(self, who: str, at: At | None = None) -> None:
-        """Start a process, which kills itself at a moment, or lives."""
+    def start(self, who: str, at: At | None = None, with_: int = signal.SIGKILL) -> None:
+        """Start a process, which sends itself a signal at a moment, or lives."""
         what = "coordinator" if who == CENTRE else "site"
-        moment = {} if at is None else {"moment": at.moment, "times": at.times}
+        moment: dict[str, Any] = {} if at is None else {"moment": at.moment, "times": at.times, "with_": int(with_)}
         local = self.local and who not in self.apart
         rest: dict[str, Any] = {"pause_s": self.pauses.get(who, 0.0), "local": local, "watched": self.watched}
         self.pids[who] = self._stable.start(Start(what, str(self.path / who), **rest, **moment))

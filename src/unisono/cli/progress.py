@@ -12,6 +12,7 @@ from rich.text import Text
 from unisono.cli.happened import Happened
 from unisono.federation.events import Event
 
+
 class _Mark(SpinnerColumn):
     """A spinner, then a green tick, or a red cross for an analysis that has no answer."""
 

@@ -124,6 +124,7 @@ _EVENTS = {
     "not-taken-up": "a study cannot be answered: {what}",
     "not-told": "the coordinator could not be told: {what}",
     "result": "{id}: results came",
+    "abstained": "this hospital has no part in one sum of a study: {what}",
     "renewed": "the certificate was renewed, until {expires}",
     "not-renewed": "the certificate could not be renewed: {what}",
     "monitoring": "metrics and health on http://{address}/metrics, /healthz and /readyz",

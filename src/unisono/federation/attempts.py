@@ -20,7 +20,7 @@ from unisono.federation.exchange import Exchange
 from unisono.federation.journal import Journal
 from unisono.federation.rounds import Opened, Round
 from unisono.federation.slots import Incomplete
-from unisono.federation.waiting import together
+from unisono.federation.waiting import until_enough
 from unisono.protection.encoding.codec import codec
 from unisono.protection.secagg.aggregate import AggregatorSession
 from unisono.protection.secagg.parameters import Parameters, derive
@@ -137,8 +137,10 @@ class Attempts:
             return None
 
     async def _return_of(self, incomplete: Incomplete, ask: Ask, failures: int) -> None:
-        """Until every lost site has a link again."""
-        self._missing, self._away = incomplete.lost, dict(incomplete.lost)
+        """Until every lost site has a link again; where a sum may do without some, until enough have one."""
+        enough = self._enough(ask)
+        gone = () if enough is None else (site for site in ask.sites if not self.exchange.connected(site))
+        self._missing, self._away = incomplete.lost, {**dict.fromkeys(gone, "advertise"), **incomplete.lost}
         body = {"name": ask.contribution, "method": ask.method, "sites": dict(incomplete.lost)}
         self.journal.write("waited", body, epoch=ask.epoch, step=ask.step)
 
@@ -148,9 +150,19 @@ class Attempts:
             del self._away[site]
             self.notify("returned", ask, site)
 
-        await together(back(site) for site in sorted(incomplete.lost))
+        await until_enough({site: back(site) for site in sorted(self._away)}, enough, after=0.0)
         if failures > 1:
             await asyncio.sleep(min(FIRST_PAUSE_S * 2.0 ** (failures - 2), LONGEST_PAUSE_S))
+
+    def _enough(self, ask: Ask) -> Callable[[], bool] | None:
+        """Says whether another try may open a sum that can do without some sites. None for one over a set that is given: a
+        statistic's, or one that sites may have signed or unmasked for."""
+        pending = self.journal.last("pending", epoch=ask.epoch, step=ask.step)
+        if not ask.partial or (pending is not None and pending.body is not None):
+            return None
+        parameters = parameters_of(ask.sites, self.study)
+        least = self.study.release.min_sites if parameters is None else parameters.least_survivors
+        return lambda: sum(map(self.exchange.connected, ask.sites)) >= least
 
     def _leave(self, ask: Ask, missing: Mapping[str, str]) -> SiteLeft:
         """Those who stayed begin anew; the ones missing at the deadline are out for good. An error, and nothing is written

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unisono.errors import Abstention, ProtocolError
 from unisono.federation.ask import Ask
-from unisono.federation.events import Event, Observer
+from unisono.federation.events import Event, Kind, Observer
 from unisono.federation.exchange import (
     Advertise,
     Agree,
@@ -78,6 +78,8 @@ class Round:
     stragglers_after: float | None = None
     waiting: set[str] = field(default_factory=set)
     unmasking: tuple[AggregatorSession, Mapping[str, str]] | None = None
+    _missed: set[str] = field(default_factory=set)
+    """Sites of which observers were told, in this try, that they have no part in it."""
 
     def closes(self, site: str) -> Closes | None:
         """The end of the step before, as it is told to one site."""
@@ -89,6 +91,7 @@ class Round:
         assert self.slots is not None
         slots = self.slots
         self.unmasking = None
+        self._missed.clear()
 
         async def gather(
             sites: Iterable[str],
@@ -162,6 +165,9 @@ class Round:
 
             self._riding(ask, site, take)
 
+        for site in sorted(set(ask.sites) - set(sites) - self._missed):  # its keys did not come in time
+            here = self.exchange.connected(site)
+            self._without("late" if here else "lost", ask, ask.contribution if here else "share", site)
         absent = [site for site in ask.sites if site not in sites and self.exchange.connected(site)]
         await until_enough({"": parts(), **{site: back(site) for site in absent}}, lambda: ended, briefly=True)
         return lost
@@ -309,7 +315,7 @@ class Round:
                 lost.sites[site] = lost_link.phase
                 if isinstance(lost_link, SlotLost):
                     lost.restarted.add(site)
-                self.observer(Event("lost", ask.analysis, ask.step, sent.phase, site))
+                self._without("lost", ask, sent.phase, site)
                 return
             except Abstention as abstention:
                 self.waiting.discard(site)
@@ -333,14 +339,19 @@ class Round:
         for site in await until_enough({site: one(site) for site in sites}, enough, after=after):
             lost.sites[site] = "late"
             self.waiting.discard(site)
-            self.observer(Event("late", ask.analysis, ask.step, ask.contribution, site))
+            self._without("late", ask, ask.contribution, site)
         return lost
 
     def _abstained(self, ask: Ask, site: str, why: Abstention) -> None:
         """Write down that a site has no part in a sum, and by which rule of its own."""
         body = {"site": site, "rule": why.rule, "what": why.what, "name": ask.contribution}
         self.journal.write("abstained", body, epoch=ask.epoch, step=ask.step, soon=True)
-        self.observer(Event("abstained", ask.analysis, ask.step, why.rule, site))
+        self._without("abstained", ask, why.rule, site)
+
+    def _without(self, kind: Kind, ask: Ask, name: str, site: str) -> None:
+        """Tell observers that a site has no part in this try, and why."""
+        self._missed.add(site)
+        self.observer(Event(kind, ask.analysis, ask.step, name, site))
 
     def _riding(self, ask: Ask, site: str, collect: Callable[[], None]) -> None:
         """What rode along never spoils the sum that it rode on: it is asked for again by itself, and refused then."""

@@ -64,7 +64,7 @@ class Slots:
 
     async def ready(self, ask: Ask, gather: Gather) -> SlotSetup:
         """A slot with keys and shares of all who can take part. `Incomplete` if one that must is lost."""
-        if self.next is None or self.next.recipient != ask.to:
+        if self.next is None or self.next.recipient != ask.to or self._short(ask, self.next):
             self.next = self._new(ask.analysis, ask.to)
         try:
             await self._made(ask, self.next, gather)
@@ -76,6 +76,11 @@ class Slots:
             await self._made(ask, self.next, gather)
         setup, self.next = self.next, None
         return setup
+
+    @staticmethod
+    def _short(ask: Ask, setup: SlotSetup) -> bool:
+        """Whether a slot that was made ahead, beside a sum that may do without some, lacks a site that this sum needs."""
+        return not ask.partial and setup.keys_final and bool(setup.missing_keys(ask.sites))
 
     async def _made(self, ask: Ask, setup: SlotSetup, gather: Gather) -> None:
         if not self.drawing.committed and self.drawing.graph is None:

@@ -34,8 +34,8 @@ class StepRecord(Frozen):
     lost: list[str]
     waited: list[str]
     recovered: list[str]
-    late: list[str] = []
-    abstained: list[str] = []
+    late: list[str] = Field(default_factory=list)
+    abstained: list[str] = Field(default_factory=list)
 
 
 class Bytes(Frozen):

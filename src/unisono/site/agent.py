@@ -368,8 +368,12 @@ class Site:
 
     def _refused(self, message: messages.Message, error: UnisonoError) -> UnisonoError:
         evidence = {"evidence": error.evidence} if error.evidence else {}
+        ask: Ask | None = getattr(message, "ask", None)
+        about = {} if ask is None else {"step": list(ask.key), "name": ask.contribution}
         event = "abstained" if isinstance(error, Abstention) else "refused"
-        self.audit.write(self.clock(), event, phase=message.phase, rule=error.rule, what=error.what, **evidence)
+        self.audit.write(
+            self.clock(), event, phase=message.phase, rule=error.rule, what=error.what, **about, **evidence
+        )
         return self._named(error)
 
     def _named(self, error: UnisonoError) -> UnisonoError:

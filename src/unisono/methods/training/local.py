@@ -101,6 +101,14 @@ def train(network: Network, start: Vector, data: Tensors, work: Work, pull: Pull
     return Trained(vector, loss / seen, steps)
 
 
+def load_pytorch() -> None:
+    """PyTorch loads much of itself, for seconds, at the first step of an optimiser: take one, on nothing."""
+    weight = torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.SGD([weight])
+    optimiser.zero_grad()
+    optimiser.step()
+
+
 def use_threads(number: int) -> None:
     """Processor threads of a step, in this process: the last bits of a sum depend on their number."""
     if torch.get_num_threads() != number:

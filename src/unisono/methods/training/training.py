@@ -120,7 +120,10 @@ class Training(Method[S]):
     @contribution
     def preprocessing(self, data: Patients) -> dict[str, NDArray[Any]]:
         """Of the patients who are trained on: sums and sums of squares of the numbers, numbers of patients by level."""
-        _ = self.network  # PyTorch takes seconds to load, and rounds may have a deadline: before the first one
+        from unisono.methods.training.local import load_pytorch
+
+        load_pytorch()  # which takes seconds, and rounds may have a deadline: before the first one
+        _ = self.network
         return self.columns.sums(data.table.rows(data.train))
 
     @preprocessing.declares
