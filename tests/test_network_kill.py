@@ -111,7 +111,8 @@ def test_killed_where_keys_and_shares_ride_along(who: str, ward: Ward) -> None:
 def test_the_coordinator_killed_in_the_middle_of_a_large_upload_has_nothing_computed_again(ward: Ward) -> None:
     """A million float32. Masks serve once, so the vector goes out again under others; it is the stored one."""
     with wide.installed():
-        study = engine.study(id="wide", analyses={"wide": {"method": wide.Wide.name, "variable": "age"}})
+        analyses = {"wide": {"method": wide.Wide.name, "variable": "age"}}
+        study = engine.study(id="wide", analyses=analyses, protection={"threat": "malicious"})
         before = computed(ward)
         drill = Drill(CENTRE, [At("half of a large message", 2)])
         ward.drill(drill)

@@ -274,7 +274,8 @@ def test_a_large_update_goes_on_where_the_link_was_cut_and_is_computed_once(
     monkeypatch.setitem(registry._registered, wide.Wide.name, wide.Wide)
     message = 4 * wide.SIZE
     fates = {site: [Fate(message * part) for part in (0.35, 0.3)] for site in SITES}
-    asked = engine.study("odds", analyses={"line": {"method": wide.Wide.name, "variable": "age"}})
+    analyses = {"line": {"method": wide.Wide.name, "variable": "age"}}
+    asked = engine.study("odds", analyses=analyses, protection={"threat": "malicious"})
     computed: Counter[str] = Counter()
 
     class Counting(LocalWorker):

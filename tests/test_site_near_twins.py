@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.support import engine
 from tests.support.bench import Bench
-from unisono.errors import DisclosureRefusal
+from tests.support.methods import OfOne, installed
+from unisono.errors import DisclosureRefusal, UnisonoError
+from unisono.federation.contribution import Declaration, Facts, contribution
+from unisono.methods.base import PlannedAsk, Result
+from unisono.methods.registry import check
+from unisono.protection.leaves import moment
 from unisono.site.near_twins import differing
+from unisono.site.policy import simulation_policy
 from unisono.study.document import Study
+from unisono.study.load import load
 
 ME = "turin"
 
@@ -149,3 +157,75 @@ def test_a_twin_among_patients_who_are_alike_is_found(tmp_path: Path) -> None:
 def test_differing_counts_the_symmetric_difference_of_two_multisets(one: list[int], other: list[int]) -> None:
     expected = sum(abs(one.count(v) - other.count(v)) for v in {*one, *other})
     assert differing(np.sort(np.array(one, np.uint64)), np.sort(np.array(other, np.uint64))) == expected
+
+
+# -- splits of a cohort ---------------------------------------------------------------------------------------------------
+
+
+class Splitting(OfOne):
+    """Holds out, at `ME`, the rows that `chosen` says for its analysis; elsewhere the first twelve."""
+
+    name = "test-splitting"
+    kin = "test-splitting"
+    chosen: ClassVar[dict[str, list[int] | range]] = {}
+
+    def held_out(self, data: NDArray[np.float64]) -> NDArray[np.bool_]:
+        mask = np.zeros(len(data), np.bool_)
+        mask[list(Splitting.chosen[self.analysis] if len(data) == len(engine.frame(ME)) else range(12))] = True
+        return mask
+
+    @contribution
+    def total(self, data: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """The sum over those who are not held out."""
+        return {"x": np.asarray(data[~self.held_out(data)].sum())}
+
+    @total.declares
+    def _(self, facts: Facts) -> Declaration:
+        return Declaration({"x": moment((), 1e9, "sum")})
+
+    def plan(self) -> tuple[PlannedAsk, ...]:
+        return (PlannedAsk(self.total, (), 1),)
+
+    async def run(self, federation: Any) -> Result:
+        found = await federation.sum(self.total)
+        return self.result(self.study, self.analysis, {"x": float(found["x"])})
+
+
+def split_in_turn(folder: Path, **chosen: list[int] | range) -> list[UnisonoError | None]:
+    """The errors of analyses that hold out one choice of rows after the other."""
+    Splitting.chosen = dict(chosen)
+    variables = ("age", "time")
+    analyses = {n: {"method": Splitting.name, "variable": variables[k % 2]} for k, n in enumerate(chosen)}
+    with installed(Splitting):
+        finished = engine.run(load({**engine.lung.DOCUMENT, "analyses": analyses}, check), folder)
+    return [finished.outcomes[name].error for name in chosen]
+
+
+def test_the_same_split_is_answered_for_other_variables_and_another_that_differs_by_a_few_is_refused(
+    tmp_path: Path,
+) -> None:
+    first, again, near, far = split_in_turn(tmp_path, a=range(12), b=range(12), c=[*range(11), 12], d=range(20, 32))
+    assert first is again is far is None
+    assert isinstance(near, DisclosureRefusal)
+    assert near.rule == "near-twin"
+    assert near.where == f"site {ME}"
+
+
+def test_a_few_held_out_after_all_were_fitted_on_are_refused_and_many_are_not(tmp_path: Path) -> None:
+    none, few, many = split_in_turn(tmp_path, a=[], b=range(4), c=range(12))
+    assert none is many is None
+    assert isinstance(few, DisclosureRefusal)
+
+
+def test_data_is_split_in_so_many_ways_and_no_more(tmp_path: Path) -> None:
+    ways = {f"a{k:02}": sorted((11 * k + i) % len(engine.frame(ME)) for i in range(11)) for k in range(3)}
+    strict = simulation_policy().model_copy(update={"splits": 2})
+    Splitting.chosen = dict(ways)
+    analyses = {name: {"method": Splitting.name, "variable": "age"} for name in ways}
+    with installed(Splitting):
+        study = load({**engine.lung.DOCUMENT, "analyses": analyses}, check)
+        finished = engine.run(study, tmp_path, policy=strict)
+    *answered, last = (finished.outcomes[name].error for name in ways)
+    assert answered == [None, None]
+    assert isinstance(last, DisclosureRefusal)
+    assert last.rule == "splits"

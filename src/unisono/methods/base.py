@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from unisono.errors import MissingExtra
@@ -101,6 +103,10 @@ class Method(ABC, Generic[S]):
     """Which of a site's rows `prepare` is given: the cohort (eligible, and the missing-data rule applied, so without NaN);
     ``eligible`` where missing values are themselves described (Table 1); ``all`` for the patient flow alone."""
 
+    kin: ClassVar[str] = ""
+    """What methods have in common whose sums could be subtracted from each other: two near-twins are found among them. Empty: the
+    method alone."""
+
     def __init__(self, study: Study, analysis: str, spec: S) -> None:
         self.study = study
         self.analysis = analysis
@@ -113,6 +119,12 @@ class Method(ABC, Generic[S]):
     @abstractmethod
     def prepare(self, table: Table) -> Any:
         """At the site, once: from the cohort's rows of `variables()` to what the contributions take as `data`."""
+
+    def held_out(self, data: Any) -> NDArray[np.bool_] | None:
+        """At the site: which rows of the cohort (n,) are kept from fitting, to validate; None where the method splits no cohort.
+        data: as `prepare` made it. Two splits that differ by a few patients would show those few (`site/near_twins.py`)."""
+        del data
+        return None
 
     @property
     def parameters(self) -> int:

@@ -90,11 +90,13 @@ class Computing:
         if fit not in self._compared:  # the data is frozen: once a fit is enough
             may_leave = admitted.permit.may_leave
             near_twins.check(self.state, ask, method, cohort.rows, self.policy, may_leave=may_leave)
+            near_twins.check_split(self.state, method, cohort, self.policy)
         return cohort, fit
 
     def _remember(self, ask: Ask, method: Method[Any], cohort: CohortView, fit: tuple[object, ...]) -> None:
         if fit not in self._compared:
             near_twins.remember(self.state, ask, method, cohort.rows)
+            near_twins.remember_split(self.state, ask, method, cohort)
             self._compared.add(fit)
 
     def _part(

@@ -17,8 +17,12 @@ from unisono.methods.base import Method
 from unisono.methods.cohort import CohortFlow
 from unisono.site.policy import Policy
 from unisono.site.state import SiteState
+from unisono.site.worker import CohortView
 
 Hashes = NDArray[np.uint64]
+
+_HELD_OUT = "held out"
+"""Stands where a method's name does, and the data's digest where its variables do."""
 
 
 def check(
@@ -28,7 +32,7 @@ def check(
 
     may_leave: the permit allows the study to go on without a site that left, which shows that site's aggregate.
     """
-    for earlier in state.cohorts(ask.method, _variables(method)):
+    for earlier in state.cohorts(method.kin or ask.method, _variables(method)):
         patients = differing(earlier.rows, rows)
         if 0 < patients < policy.min_count:
             raise DisclosureRefusal(
@@ -52,7 +56,40 @@ def check(
 
 def remember(state: SiteState, ask: Ask, method: Method[Any], rows: Hashes) -> None:
     """Write down the patients and sites of an answer, once an analysis."""
-    state.remember_cohort(ask, _variables(method), rows)
+    state.remember_cohort(ask, method.kin or ask.method, _variables(method), rows)
+
+
+def check_split(state: SiteState, method: Method[Any], view: CohortView, policy: Policy) -> None:
+    """`DisclosureRefusal` for a split of the cohort that differs by a few patients from an earlier one of the same data, whatever
+    the study, the method and its variables were; and for too many splits, from which patients could be worked out as from
+    equations. Whoever fits on all patients has an empty one, which counts within its kin."""
+    if view.held_out is None:
+        return
+    earlier = state.cohorts(_HELD_OUT, view.source) if view.held_out.size else []
+    earlier += state.cohorts(f"{_HELD_OUT} {method.kin}", view.source)
+    for before in earlier:
+        patients = differing(before.rows, view.held_out)
+        if 0 < patients < policy.min_count:
+            raise DisclosureRefusal(
+                f"Analysis {before.analysis!r} held other patients out of the same data; the two choices differ by fewer than "
+                f"{policy.min_count} patients.",
+                rule="near-twin",
+                remedy="Use the same `seed` and the same fraction in all analyses: the difference of two answers would show those few.",
+            )
+    known = {one.rows.tobytes() for one in earlier}
+    if len(known | {view.held_out.tobytes()}) > policy.splits:
+        raise DisclosureRefusal(
+            f"The same data would be split in more than {policy.splits} ways.",
+            rule="splits",
+            remedy="Use the `seed` and the fraction of an earlier study: many answers over different choices of patients are equations.",
+        )
+
+
+def remember_split(state: SiteState, ask: Ask, method: Method[Any], view: CohortView) -> None:
+    """Write down which patients were held out."""
+    if view.held_out is not None:
+        for name in (_HELD_OUT, f"{_HELD_OUT} {method.kin}"):
+            state.remember_cohort(ask, name, view.source, view.held_out)
 
 
 def differing(one: Hashes, other: Hashes) -> int:

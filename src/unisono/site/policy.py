@@ -29,6 +29,7 @@ class Policy(BaseModel):
     suppress_own_cells: with ``hide: none``, cells of the site's own counts below `min_count` become 0 before they leave.
     min_released: patients in a released cell, at least: what a study's `release: min_count` must not go below.
     min_count: for that rule, and how many patients two cohorts asked the same question must differ by.
+    splits: ways in which one file of data may be split into patients to fit on and patients to validate on, over all studies.
     trust: whose keys count toward `min_sites`: those that somebody here ``verified`` out of band, with the hospitals themselves;
         or all that the ``coordinator`` lists, who could then invent hospitals.
     updates_threat: the same for studies in which models are trained: a sum of updates may leave sites out, and a coordinator that
@@ -47,6 +48,7 @@ class Policy(BaseModel):
     suppress_own_cells: bool = True
     min_released: int = Field(default=10, ge=1)
     min_count: int = Field(default=10, ge=1)
+    splits: int = Field(default=20, ge=1)
     trust: Literal["verified", "coordinator"] = "verified"
     operations: frozenset[Literal["sum", "mean", "tell", "collect"]] = frozenset({"sum", "mean", "tell"})
     methods: frozenset[str] | None = None

@@ -337,7 +337,9 @@ class SiteState:
             ).fetchall()
         return [Cohort(s, a, tuple(json.loads(w)), np.frombuffer(blob, np.uint64)) for s, a, w, blob in rows]
 
-    def remember_cohort(self, ask: Ask, variables: str, rows: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
+    def remember_cohort(
+        self, ask: Ask, method: str, variables: str, rows: np.ndarray[tuple[int], np.dtype[np.uint64]]
+    ) -> None:
         """The patients an analysis is answered on. Nothing that was remembered before is replaced."""
         blob = rows.tobytes()
         with self._guard():
@@ -346,7 +348,7 @@ class SiteState:
                 (
                     ask.study,
                     ask.analysis,
-                    ask.method,
+                    method,
                     variables,
                     json.dumps(ask.sites),
                     hashlib.sha256(blob).hexdigest(),

@@ -29,10 +29,13 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class CohortView:
-    """What the agent may know of the patients an ask is answered on: how many, and sorted keyed hashes of them."""
+    """What the agent may know of the patients an ask is answered on: how many, and sorted keyed hashes of them; of a method that
+    splits its cohort, the places (row numbers in the data, sorted) of those who are held out, and the digest of the data."""
 
     n: int
     rows: Hashes
+    held_out: Hashes | None = None
+    source: str = ""
 
 
 class Worker(Protocol):
@@ -110,7 +113,10 @@ class LocalWorker:
             bare = self.snapshot.table.without_images()
             keep = select(bare, self.study, counted.variables(), counted.rows, filled_in).keep
         rows = np.sort(self._hashes(counted.variables())[keep])
-        prepared = _Prepared(method, method.prepare(selection.table), CohortView(len(rows), rows))
+        data = method.prepare(selection.table)
+        chosen = method.held_out(data)
+        held_out = None if chosen is None else np.flatnonzero(selection.keep)[chosen].astype(np.uint64)
+        prepared = _Prepared(method, data, CohortView(len(rows), rows, held_out, self.snapshot.source_digest))
         self._prepared[key] = (imputed, prepared)
         return prepared
 

@@ -54,11 +54,12 @@ class Patients:
 def split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
     """(n,) true for the patients that validate: `fraction` of them, one at least and not all, if it is not 0.
 
-    Drawn from the study's seed and the number of patients alone, so that every round, and every method with this seed, has
-    the same patients on the same side.
+    Drawn from the study's seed, the fraction and the number of patients alone, so that every round, and every method with these,
+    has the same patients on the same side. Two fractions choose independently of each other: if one were a part of the other, the
+    difference of two answers would be a few patients.
     """
     chosen = np.zeros(n, np.bool_)
     if fraction > 0 and n > 1:
         number = min(max(round(fraction * n), 1), n - 1)
-        chosen[generator("split", seed).permutation(n)[:number]] = True
+        chosen[generator("split", seed, fraction).permutation(n)[:number]] = True
     return chosen

@@ -60,6 +60,7 @@ class Training(Method[S]):
     """A federated optimiser. personal: its sites predict with models of their own. whole: the coordinator has a model that
     predicts."""
 
+    kin: ClassVar[str] = "training"
     personal: ClassVar[bool] = False
     whole: ClassVar[bool] = True
 
@@ -104,6 +105,9 @@ class Training(Method[S]):
     def prepare(self, table: Table) -> Patients:
         valid = split(table.n, self.spec.validation.fraction, self.spec.seed)
         return Patients(table, ~valid, valid)
+
+    def held_out(self, data: Patients) -> NDArray[np.bool_]:
+        return data.valid
 
     def workplace(self, data: Patients, prepared: Array) -> Workplace:
         """At the site: what it works with."""

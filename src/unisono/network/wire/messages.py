@@ -127,18 +127,14 @@ def _counted_tree(closes: x.Closes) -> Tree:
 
 
 def _closes(tree: Tree) -> x.Closes | None:
-    if tree.get("closes") is None:
-        return None
+    return None if tree.get("closes") is None else _closed(tree["closes"], tree)
+
+
+def _closed(key: Any, tree: Tree) -> x.Closes:
     counted = tree.get("counted", -1)
     if type(counted) is not int:
         raise TypeError("not a step")
-    return x.Closes(_key(tree["closes"]), counted)
-
-
-def _closed(tree: Tree) -> x.Closes:
-    found = _closes({"closes": tree["key"], "counted": tree.get("counted", -1)})
-    assert found is not None
-    return found
+    return x.Closes(_key(key), counted)
 
 
 def _slot_tree(slot: x.NewSlot | None) -> list[str] | None:
@@ -236,7 +232,7 @@ _REQUESTS: dict[str, tuple[Callable[[Any], Tree], Callable[[Tree], x.Message]]] 
     ),
     "close": (
         lambda m: {"key": list(m.key), **_counted_tree(m.closes)},
-        lambda t: x.Close(_closed(t)),
+        lambda t: x.Close(_closed(t["key"], t)),
     ),
 }
 

@@ -34,6 +34,10 @@ _ROUNDING = 1e-9
 """Relative error that a conversion of units may add: within it a value is still on its bound, and still whole."""
 
 
+EMPTY = "{variable}: nobody here has a value; the study fills it in for all of this hospital's patients."
+"""Noted of a column without any value, where the study has a rule that fills it (without one, it is refused)."""
+
+
 @dataclass(frozen=True)
 class Harmonised:
     """A hospital's patients in the study's variables, derived ones included, and the report on how they came to be.
@@ -58,7 +62,7 @@ def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised
     for variable in source_variables(study):
         if variable in lost:
             continue
-        reading = _Reading.of(raw, mapping, variable)
+        reading = _Reading.of(raw, mapping, variable, filled=study.cohort.missing_rule(variable) != "complete-cases")
         try:
             if isinstance(declared := study.variables[variable], ImageVariable):
                 pictures[variable], reports[variable] = _pictures(reading, declared)
@@ -73,7 +77,9 @@ def harmonise(raw: Raw, mapping: Mapping, study: Study, name: str) -> Harmonised
     table, outside = derive_and_count(Table(made, raw.n, images), study)
     table = _derived(table, outside, study, rules, reports)
     ordered = {v: table[v] for v in study.variables}
-    report = Validation(study.id, name, raw.name, raw.n, tuple(reports[v] for v in study.variables), raw.notes)
+    empty = tuple(EMPTY.format(variable=v) for v in source_variables(study) if raw.n and not reports[v].n)
+    told = (*raw.notes, *empty)
+    report = Validation(study.id, name, raw.name, raw.n, tuple(reports[v] for v in study.variables), told)
     return Harmonised(table.having(ordered), report, {name: found.digest for name, found in pictures.items()})
 
 
@@ -114,20 +120,21 @@ def _problem(error: ColumnError, variable: str, entry: VariableMapping, raw: Raw
 
 @dataclass(frozen=True)
 class _Reading:
-    """What one observed variable is read from."""
+    """What one observed variable is read from. filled: the study fills its missing values, so that it may be empty here."""
 
     raw: Raw
     name: str
     entry: VariableMapping
     missing: frozenset[str]
     date_format: str | None
+    filled: bool
 
     @staticmethod
-    def of(raw: Raw, mapping: Mapping, name: str) -> _Reading:
+    def of(raw: Raw, mapping: Mapping, name: str, *, filled: bool) -> _Reading:
         """By the mapping's entry of this variable, and what it says of the whole file."""
         entry = mapping.entry(name)
         missing = frozenset({*mapping.missing, *entry.missing} - set(entry.codes or ()))
-        return _Reading(raw, name, entry, missing, entry.date_format or mapping.date_format)
+        return _Reading(raw, name, entry, missing, entry.date_format or mapping.date_format, filled)
 
     @property
     def column(self) -> Any:
@@ -152,7 +159,8 @@ def _one(reading: _Reading, variable: Variable, rule: GridRule | None) -> tuple[
         values, conversion = _number(reading, variable)
     else:
         values, conversion = _coded(reading, variable)
-    _some(values)
+    if not reading.filled:
+        _some(values)
     unit = variable.unit if isinstance(variable, NumberVariable) else ""
     report = VariableReport(name, variable.type, unit, _source(entry, name), conversion, 0, 0)
     if isinstance(variable, NumberVariable):
@@ -171,7 +179,10 @@ def _pictures(reading: _Reading, variable: ImageVariable) -> tuple[Pictures, Var
 
 def _some(values: Values) -> None:
     if np.isnan(values).all():
-        remedy = "Is this the right column, and are the codes under `missing` right?"
+        remedy = (
+            "Is this the right column, and are the codes under `missing` right? If this hospital records it for nobody, the study"
+            " must say how it is filled: `cohort: missing` with `mean` or `mode`."
+        )
         raise ColumnError("is empty: every value is missing", "some-values", remedy)
 
 

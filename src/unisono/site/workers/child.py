@@ -95,7 +95,13 @@ class _Servant:
         ask = self._ask(request["ask"])
         if request["do"] == "cohort":
             view = worker.cohort(ask)
-            return {"answer": "cohort", "n": view.n, "rows": view.rows}
+            return {
+                "answer": "cohort",
+                "n": view.n,
+                "rows": view.rows,
+                "held_out": view.held_out,
+                "source": view.source,
+            }
         import numpy as np
 
         memory = dict(zip(request["memory"]["names"], request["memory"]["arrays"], strict=True))

@@ -100,7 +100,7 @@ class ProcessWorker:
         if known is None or known[0] != imputed:
             answer = self._asked("cohort", ask)
             answer["rows"].flags.writeable = False
-            known = imputed, CohortView(answer["n"], answer["rows"])
+            known = imputed, CohortView(answer["n"], answer["rows"], answer["held_out"], answer["source"])
             self._views[key] = known
         return known[1]
 
@@ -345,8 +345,13 @@ def _digest_form(answer: Answer) -> bool:
 
 def _cohort_form(answer: Answer) -> bool:
     n, rows = answer.get("n"), answer.get("rows")
-    if type(n) is not int or not isinstance(rows, np.ndarray):
+    held_out = answer.get("held_out")
+    if type(n) is not int or not isinstance(rows, np.ndarray) or not _is_digest(answer.get("source")):
         return False
+    if held_out is not None:
+        places = isinstance(held_out, np.ndarray) and held_out.dtype == np.uint64 and held_out.ndim == 1
+        if not places or held_out.size > n or not bool((held_out[:-1] < held_out[1:]).all()):
+            return False
     return rows.dtype == np.uint64 and rows.shape == (n,) and bool((rows[:-1] <= rows[1:]).all())
 
 
