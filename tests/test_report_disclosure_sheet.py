@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support import lung
+from tests.support import lung, training
+from unisono.engines.embedded.run import Fault
+from unisono.engines.verify import verify
+from unisono.federation.history import opened_sums, sums_body
 from unisono.federation.journal import Journal
 from unisono.report import disclosure_sheet as sheet
 from unisono.report.participation import participation, sums_taken
@@ -138,8 +142,8 @@ def test_the_bytes_of_a_model_update_are_those_that_travel(journal: Journal) -> 
     opened(journal, "step", 3, leaves, words=words, encoding="fixed32")
     rows = {r.leaf: r for r in sheet.actual(journal, lung.study(), "effect") if r.contribution == "cox.step"}
     assert (rows["delta"].bytes, rows["loss"].bytes) == (400, 12)
-    body = [r.body for r in journal.all("opened") if r.step == 3]
-    assert _bytes(body).received == len(lung.SITES) * words.nbytes
+    sums = [one for one in opened_sums(journal) if one.step == 3]
+    assert _bytes(sums).received == len(lung.SITES) * words.nbytes
 
 
 def test_a_sum_that_one_hospital_alone_reads_says_so_and_is_nobodys_to_show(journal: Journal) -> None:
@@ -147,6 +151,47 @@ def test_a_sum_that_one_hospital_alone_reads_says_so_and_is_nobodys_to_show(jour
     (row,) = [r for r in sheet.actual(journal, lung.study(), "effect") if r.contribution == "cox.fitted"]
     assert row.protection.endswith("and turin alone reads it")
     assert (row.bytes, row.times) == (40, 1)
-    body = [r.body for r in journal.all("opened") if r.step == 3]
-    assert (_bytes(body).opened, _bytes(body).received) == (0, 40 * len(lung.SITES))
+    sums = [one for one in opened_sums(journal) if one.step == 3]
+    assert (_bytes(sums).opened, _bytes(sums).received) == (0, 40 * len(lung.SITES))
     assert _shown(journal.all("opened")[-1], {0}, {"cox.fitted": ("patients",)}) is None
+
+
+def test_a_run_with_snapshots_shows_all_that_left_as_one_without_does(tmp_path: Path) -> None:
+    """A snapshot drops the words of earlier sums, and nothing else of them: also where a run was broken off in between."""
+    shown = {}
+    for name, every in (("kept", 100), ("snapshots", 2)):
+        rounds = {"most": 5, "snapshot": every}
+        asked = training.study({"rounds": rounds}, participation={"on_dropout": "abort"})
+        if name == "snapshots":
+            stops = [Fault("turin", "plain", occurrence=6, seconds=None)]
+            assert training.run(asked, tmp_path / name, faults=stops).outcomes["model"].error is not None
+        answered = training.result(training.run(asked, tmp_path / name))
+        path = tmp_path / name / "model" / "journal.db"
+        journal = Journal(path, read_only=True)
+        dropped = sum(record.body is None for record in journal.all("opened"))
+        taken = [(t.epoch, t.step, t.name, t.words, t.parts) for t in sums_taken(journal, training.SITES)]
+        found = participation(journal, training.SITES)
+        shown[name] = (sheet.actual(journal, asked, "model"), taken, found.sums, _bytes(opened_sums(journal)))
+        stored = {"estimates": answered.estimates, "journal_digest": journal.digest}
+        journal.close()
+        assert (dropped > 0) is (name == "snapshots")
+        verified = verify(asked, "model", path, stored)
+        assert (verified.reproduced, verified.sums) == (True, found.sums)
+    assert shown["snapshots"] == shown["kept"]
+
+
+def test_who_took_part_is_known_of_sums_whose_words_were_dropped(journal: Journal) -> None:
+    opened(journal, "totals", 3, {"patients": ("count", [])}, participants=["leiden", "padua"])
+    before = (sheet.actual(journal, lung.study(), "effect"), participation(journal, lung.SITES), opened_sums(journal))
+    journal.write("sums", sums_body(opened_sums(journal)), step=4)
+    journal.prune(journal.write("snapshot", {"state": 1}, step=4), from_step=0)
+    assert all(record.body is None for record in journal.all("opened"))
+    after = (sheet.actual(journal, lung.study(), "effect"), participation(journal, lung.SITES), opened_sums(journal))
+    assert after == before
+    assert [s.parts["turin"] for s in sums_taken(journal, lung.SITES)] == ["recovered", "counted", "counted", "absent"]
+
+
+def test_a_journal_of_an_older_unisono_is_read_as_far_as_it_says(journal: Journal) -> None:
+    journal.prune(journal.write("snapshot", {"state": 1}, step=2), from_step=1)
+    assert [one.step for one in opened_sums(journal)] == [0]
+    assert participation(journal, lung.SITES).sums == 3

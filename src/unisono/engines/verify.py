@@ -100,9 +100,7 @@ def verify(study: Study, analysis: str, journal_path: Path, stored: dict[str, An
             "sites": sorted(replayed.sites),
         }
         difference = max(largest_difference(stored[k], again[k]) for k in _COMPARED if k in stored)
-        return Verified(
-            analysis, len(journal.all("opened")), digest, digest == stored["journal_digest"], same, difference
-        )
+        return Verified(analysis, journal.count("opened"), digest, digest == stored["journal_digest"], same, difference)
     finally:
         journal.close()
 

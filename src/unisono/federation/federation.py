@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from unisono.errors import JournalError, MethodError, ParticipationError
+from unisono.errors import MethodError, ParticipationError
+from unisono.federation import history
 from unisono.federation.ask import WEIGHT, Ask, Operation, collected, leaves_of, opened_tree
 from unisono.federation.attempts import Attempts, parameters_of
 from unisono.federation.contribution import BoundContribution, BoundReceipt, Facts
@@ -86,13 +87,16 @@ class Federation:
         self.sites: tuple[str, ...] = tuple(sorted(left))
         self._step = 0
         self._busy = False
+        self._since: list[history.OpenedSum] = []
         self.patience = PATIENCE_S
         self.counted: tuple[str, ...] = ()
         self.behind = 0
         self.parameters = parameters_of(self.sites, study)
         slots = None if self.parameters is None else Slots(self._group(self.parameters), journal)
         least, last = study.release.min_sites, self._last_opened()
-        self._round = Round(exchange, slots, journal, self._timed, least, last, self._counted_before())
+        self._round = Round(
+            exchange, slots, journal, self._timed, least, last, history.counted_before(journal, self.epoch)
+        )
         self._attempts = Attempts(exchange, self._round, roster, journal, study, self.deadline, self._notify)
 
     def _group(self, parameters: Parameters) -> Group:
@@ -103,15 +107,6 @@ class Federation:
         record = self.journal.last("opened", epoch=self.epoch)
         known = record is None or self.journal.last("finished") is not None
         return None if known or record is None else (self.question.run, self.question.analysis, self.epoch, record.step)
-
-    def _counted_before(self) -> dict[str, int]:
-        """Of each site, the last step of which its part was in the opened sum."""
-        snapshot = self.journal.last("snapshot", epoch=self.epoch)
-        known = {} if snapshot is None or snapshot.body is None else dict(snapshot.body.get("counted", {}))
-        for record in self.journal.all("opened", epoch=self.epoch):
-            for site in () if record.body is None else record.body["participants"]:
-                known[site] = max(record.step, known.get(site, -1))
-        return known
 
     @property
     def stragglers_after(self) -> float | None:
@@ -219,7 +214,7 @@ class Federation:
                     "name": ask.contribution,
                     "method": ask.method,
                     "parts": parts,
-                    "leaves": _described(contribution.declaration(self.facts, *ask.arguments).leaves),
+                    "leaves": history.leaves_said(contribution.declaration(self.facts, *ask.arguments).leaves),
                 },
                 epoch=ask.epoch,
                 step=ask.step,
@@ -240,13 +235,15 @@ class Federation:
     # -- durable state of a method -------------------------------------------------------------------------------------
 
     def snapshot(self, state: Tree) -> None:
-        """Write down a method's state; a re-run begins from here (`restored`), and earlier sums are pruned."""
-        replayed = self.journal.last("snapshot", epoch=self.epoch)
-        if replayed is not None and replayed.step >= self._step:
+        """Write down a method's state; a re-run begins from here (`restored`), and the words of earlier sums are dropped."""
+        written = self.journal.last("snapshot", epoch=self.epoch)
+        if written is not None and written.step >= self._step:
             return
+        self.journal.write("sums", history.sums_body(self._since), epoch=self.epoch, step=self._step, soon=True)
         body = {"state": state, "counted": dict(self._round.counted)}
         record = self.journal.write("snapshot", body, epoch=self.epoch, step=self._step)
         self.journal.prune(record, from_step=self._base)
+        self._since.clear()
 
     def restored(self) -> Tree | None:
         """The last snapshot's state, or None; to be called by a method before its first step after the cohort's."""
@@ -283,6 +280,7 @@ class Federation:
         record = self._replayed("opened", ask)
         if record is not None:
             assert record.body is not None
+            self._since.append(history.opened_sum(record))
             self._notify("replayed", ask)
             self.counted = tuple(record.body["participants"])
             words: Words = np.asarray(record.body["words"])
@@ -291,24 +289,14 @@ class Federation:
         length = codec(ask.encoding).length(leaves)
         with self._alone(ask):
             opened = await self._attempts.until_opened(ask, length)
-        self.journal.write(
+        record = self.journal.write(
             "opened",
-            {
-                "question": ask.question,
-                "name": ask.contribution,
-                "method": ask.method,
-                "encoding": ask.encoding,
-                "to": ask.to,
-                "words": opened.words,
-                "participants": list(opened.participants),
-                "recovered": list(opened.recovered),
-                "first_bytes": dict(opened.first_bytes),
-                "leaves": _described(leaves),
-            },
+            history.opened_body(ask, opened, leaves),
             epoch=ask.epoch,
             step=ask.step,
             soon=True,  # the next attempt is written before any site is told that this step is over; until then it can be asked again
         )
+        self._since.append(history.opened_sum(record))
         self.journal.forget_pending(self.epoch, ask.step)
         # The news rides along with the next question, or is sent at the end.
         self.counted, self._round.closed = tuple(opened.participants), ask.key
@@ -383,24 +371,7 @@ class Federation:
         )
 
     def _replayed(self, kind: str, ask: Ask) -> Record | None:
-        """The record of this step; a replay that asks something else has diverged and must not go on."""
-        found = [self.journal.last(k, epoch=self.epoch, step=ask.step) for k in ("opened", "told", "collected")]
-        record = next((r for r in found if r is not None), None)
-        if record is None:
-            return None
-        asked = record.body if record.kind == kind else None
-        same = asked is not None and (
-            asked["question"] == ask.question or (not self.strict and asked["name"] == ask.contribution)
-        )
-        if not same:
-            recorded = record.body["name"] if record.body else "a pruned step"
-            raise JournalError(
-                f"Step {ask.step} of {ask.analysis!r} asked for {recorded!r} when it was opened, and now asks something "
-                f"else ({ask.contribution!r}): the replay has diverged.",
-                rule="deterministic-replay",
-                remedy="Run it in the environment in which it was begun (same packages, same processor), or begin anew with --fresh.",
-            )
-        return record
+        return history.replayed(self.journal, kind, ask, strict=self.strict)
 
     def _notify(self, kind: Kind, ask: Ask, site: str = "", words: int = 0) -> None:
         self._timed(Event(kind, ask.analysis, ask.step, f"{ask.method}.{ask.contribution}", site, words=words))
@@ -408,11 +379,6 @@ class Federation:
     def _timed(self, event: Event) -> None:
         seconds = monotonic() - self.began
         self.observer(replace(event, seconds=seconds))
-
-
-def _described(leaves: Mapping[str, Leaf]) -> Tree:
-    """For the disclosure sheet of what left."""
-    return {name: {"rule": x.rule, "shape": list(x.shape), "meaning": x.meaning} for name, x in leaves.items()}
 
 
 def _close(closes: Closes | None) -> Close:

@@ -155,10 +155,19 @@ class Journal:
 
     def all(self, kind: str, *, epoch: int | None = None, step: int | None = None) -> list[Record]:
         """The records of a kind, oldest first."""
-        return [self._read(place) for place in self._places.find(kind, epoch, step)]
+        return list(self.each(kind, epoch=epoch, step=step))
+
+    def each(self, kind: str, *, epoch: int | None = None, step: int | None = None) -> Iterator[Record]:
+        """The records of a kind, oldest first, one in memory at a time."""
+        return (self._read(place) for place in tuple(self._places.find(kind, epoch, step)))
+
+    def count(self, kind: str) -> int:
+        """How many records of a kind there are, those that a snapshot emptied among them."""
+        return len(self._places.find(kind, None, None))
 
     def prune(self, before: Record, *, from_step: int) -> None:
-        """Forget the bodies of sums opened from `from_step` on and before a snapshot; their hashes stay in the chain."""
+        """Forget the bodies of sums opened from `from_step` on and before a snapshot; their hashes stay in the chain, and what they
+        say beside their words in a record ``sums`` (`federation.history`)."""
         found = [p for kind in ("opened", "pending") for p in self._places.find(kind, before.epoch, None)]
         self._empty(p for p in found if p.step >= from_step and p.seq < before.seq)
 

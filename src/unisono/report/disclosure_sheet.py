@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unisono.federation.contribution import Facts
+from unisono.federation.history import opened_sums
 from unisono.federation.journal import Journal
 from unisono.methods.base import Method
 from unisono.methods.cohort import CohortFlow, CohortSpec
@@ -117,23 +118,26 @@ def actual(journal: Journal, study: Study, analysis: str) -> list[ActualRow]:
     """What left each hospital for the sums that a journal holds: contributions in the order in which they were first
     opened, leaves as declared.
 
-    Sums whose records a snapshot pruned are not described any more; `unisono verify` still counts them.
+    Also of sums whose words a snapshot dropped, unless an older Unisono ran it; `unisono verify` still counts those.
     """
     order = leaf_order(study, analysis)
     times: dict[Leaf, int] = {}
-    for record in (*journal.all("opened"), *journal.all("collected")):
-        if record.body is None:
-            continue
-        name, how = f"{record.body['method']}.{record.body['name']}", protection_words(study, record.body.get("to", ""))
-        if record.kind == "collected":
-            how = SEEN
-        for key, leaf in in_order(record.body["leaves"], order.get(name, ())):
+    sums = ((f"{s.method}.{s.name}", protection_words(study, s.to), s.encoding, s.leaves) for s in opened_sums(journal))
+    for name, how, encoding, leaves in (*sums, *_collected(journal)):
+        for key, leaf in in_order(leaves, order.get(name, ())):
             shape, rule = tuple(int(n) for n in leaf["shape"]), leaf["rule"]
             if prod(shape):
-                size = element_bytes(rule, record.body.get("encoding", "exact"))
+                size = element_bytes(rule, encoding)
                 row = Leaf(analysis, name, key, rule, shape, 0, how, str(leaf["meaning"]), element_bytes=size)
                 times[row] = times.get(row, 0) + 1
     return [replace(row, times=n) for row, n in times.items()]
+
+
+def _collected(journal: Journal) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    """Contribution, protection, encoding and leaves of what the coordinator saw of each hospital by itself."""
+    for record in journal.each("collected"):
+        if record.body is not None:
+            yield f"{record.body['method']}.{record.body['name']}", SEEN, "exact", record.body["leaves"]
 
 
 def leaf_order(study: Study, analysis: str) -> dict[str, tuple[str, ...]]:

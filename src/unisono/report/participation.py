@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from unisono.federation.journal import Journal, Record
+from unisono.federation.history import OpenedSum, opened_sums
+from unisono.federation.journal import Journal
 
 Part = Literal["counted", "recovered", "waited", "waited+recovered", "absent"]
 """What became of one site in one sum. ``absent``: it had left for good (`on_dropout: continue`)."""
@@ -48,7 +49,7 @@ class Participation(Frozen):
 
 @dataclass(frozen=True)
 class SumTaken:
-    """One opened sum: who was in it, and how. A `name` is None where a snapshot pruned the record."""
+    """One opened sum: who was in it, and how. words: that the coordinator opened."""
 
     epoch: int
     step: int
@@ -60,12 +61,10 @@ class SumTaken:
 
 def participation(journal: Journal, sites: Iterable[str]) -> Participation:
     """The summary of an analysis whose answer is over `sites`."""
-    opened = journal.all("opened")
     recovered = [
-        Recovered(step=r.step, name=r.body["name"], site=site)
-        for r in opened
-        if r.body is not None
-        for site in sorted(r.body["recovered"])
+        Recovered(step=one.step, name=one.name, site=site)
+        for one in opened_sums(journal)
+        for site in sorted(one.recovered)
     ]
     waited = [
         Waited(step=r.step, name=r.body["name"], sites=sorted(r.body["sites"]))
@@ -73,7 +72,9 @@ def participation(journal: Journal, sites: Iterable[str]) -> Participation:
         if r.body is not None
     ]
     left = {site for r in journal.all("epoch") if r.body is not None for site in r.body["left"]}
-    return Participation(sites=sorted(sites), sums=len(opened), recovered=recovered, waited=waited, left=sorted(left))
+    return Participation(
+        sites=sorted(sites), sums=journal.count("opened"), recovered=recovered, waited=waited, left=sorted(left)
+    )
 
 
 def sums_taken(journal: Journal, roster: Iterable[str]) -> list[SumTaken]:
@@ -83,12 +84,11 @@ def sums_taken(journal: Journal, roster: Iterable[str]) -> list[SumTaken]:
     for record in journal.all("waited"):
         if record.body is not None:
             waited.setdefault((record.epoch, record.step), set()).update(record.body["sites"])
-    return [_taken(r, names, waited.get((r.epoch, r.step), set())) for r in journal.all("opened") if r.body is not None]
+    return [_taken(one, names, waited.get((one.epoch, one.step), set())) for one in opened_sums(journal)]
 
 
-def _taken(record: Record, names: list[str], waited: set[str]) -> SumTaken:
-    assert record.body is not None
-    counted, recovered = set(record.body["participants"]), set(record.body["recovered"])
+def _taken(one: OpenedSum, names: list[str], waited: set[str]) -> SumTaken:
+    counted, recovered = set(one.participants), set(one.recovered)
     parts: dict[str, Part] = {}
     for name in names:
         if name not in counted:
@@ -97,5 +97,4 @@ def _taken(record: Record, names: list[str], waited: set[str]) -> SumTaken:
             parts[name] = "waited+recovered" if name in waited else "recovered"
         else:
             parts[name] = "waited" if name in waited else "counted"
-    body = record.body
-    return SumTaken(record.epoch, record.step, str(body["method"]), str(body["name"]), len(body["words"]), parts)
+    return SumTaken(one.epoch, one.step, one.method, one.name, one.words, parts)

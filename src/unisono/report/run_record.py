@@ -5,14 +5,14 @@ Kept apart from `result.json`, because it differs from run to run where the esti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError
 
 from unisono.federation.events import Event
+from unisono.federation.history import OpenedSum, opened_sums
 from unisono.federation.journal import Journal
 from unisono.report import plain_json
 from unisono.report.disclosure_sheet import element_bytes
@@ -103,12 +103,11 @@ def analysis_run(
     start = journal.last("start")
     environment = start.body["environment"] if start is not None and start.body is not None else {}
     kept = before if before is not None and not steps and replayed else None
-    opened = [r.body for r in journal.all("opened")]
     return AnalysisRun(
         seconds=kept.seconds if kept else seconds,
-        sums=len(opened),
+        sums=journal.count("opened"),
         replayed=replayed,
-        bytes=_bytes(opened),
+        bytes=_bytes(opened_sums(journal)),
         journal_digest=journal.digest,
         environment={str(k): str(v) for k, v in environment.items()},
         steps=kept.steps if kept else steps,
@@ -117,22 +116,18 @@ def analysis_run(
     )
 
 
-def _bytes(opened: Iterable[dict[str, Any] | None]) -> Bytes:
-    bodies = [body for body in opened if body is not None]
+def _bytes(opened: Sequence[OpenedSum]) -> Bytes:
     return Bytes(
-        opened=sum(body["words"].nbytes for body in bodies),
-        received=sum(_part_bytes(body) * len(body["participants"]) for body in bodies),
+        opened=sum(one.bytes for one in opened),
+        received=sum(_part_bytes(one) * len(one.participants) for one in opened),
     )
 
 
-def _part_bytes(body: dict[str, Any]) -> int:
+def _part_bytes(one: OpenedSum) -> int:
     """Of one hospital's part. A sum that one hospital alone read is not in the journal: what was declared of it is."""
-    if not body.get("to"):
-        return int(body["words"].nbytes)
-    return sum(
-        prod(leaf["shape"]) * element_bytes(leaf["rule"], body.get("encoding", "exact"))
-        for leaf in body["leaves"].values()
-    )
+    if not one.to:
+        return one.bytes
+    return sum(prod(leaf["shape"]) * element_bytes(leaf["rule"], one.encoding) for leaf in one.leaves.values())
 
 
 def _steps(events: Sequence[Event]) -> list[StepRecord]:
