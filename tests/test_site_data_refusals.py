@@ -126,6 +126,27 @@ def test_an_empty_column_is_refused() -> None:
     assert refusal([None, None], AGE).rule == "some-values"
     assert refusal([np.nan, np.nan], AGE).rule == "some-values"
     assert refusal(["", ""], SEX).rule == "some-values"
+    assert "`cohort: missing`" in refusal(["", ""], SEX).remedy
+
+
+@pytest.mark.parametrize(("variable", "rule"), [(AGE, "mean"), (SEX, "mode")])
+def test_an_empty_column_is_noted_where_the_study_fills_it(variable: dict[str, Any], rule: str) -> None:
+    document = {
+        "unisono": 1,
+        "id": "s",
+        "question": "?",
+        "variables": {"x": variable},
+        "cohort": {"missing": rule},
+        "analyses": {"a": {"method": "describe"}},
+    }
+    study = Study.model_validate(document)
+    for column in ([None, None], ["", "NA"], [np.nan, np.nan]):
+        found = harmonise(read(pd.DataFrame({"x": column})), load({}, study), study, "padua")
+        assert np.isnan(found.table["x"]).all()
+        assert found.report["x"].missing == 2
+        assert found.report.notes == (
+            "x: nobody here has a value; the study fills it in for all of this hospital's patients.",
+        )
 
 
 @pytest.mark.parametrize(

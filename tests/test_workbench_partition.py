@@ -12,8 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import unisono
 from tests.support.pictures import dicom
-from tests.test_cli import unisono
+from tests.test_cli import unisono as command
 from unisono.cli.main import main
 from unisono.cli.sites import parse_sites
 from unisono.errors import DataError, StorageError, StudyError
@@ -141,6 +142,18 @@ def test_a_feature_that_a_site_does_not_record_is_empty_there_and_recorded_somew
         assert any(name not in site.record["not_recorded"] for site in splits)
 
 
+def test_the_drafted_study_runs_where_sites_record_nothing_of_some_features(tmp_path: Path) -> None:
+    """What the command prints to be run: a mean and a mode over the other sites fill what is empty."""
+    budget = {"model": {"rounds": {"most": 1}, "local": {"epochs": 1}}}
+    written = write(patients(), Plan(sites=3, missing=0.67), tmp_path / "split", analyses=budget)
+    gone = [set(site.record["not_recorded"]) for site in written.splits]
+    assert {"stage", "height"} <= set().union(*gone)
+    sites = parse_sites([], written.sites)
+    given = {name: (site.source, site.mapping) for name, site in sites.items()}
+    answer = unisono.run(written.study, given, out=tmp_path / "results")  # type: ignore[arg-type]
+    assert answer["model"].estimates["evaluation"]["n"] > 0
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_unit_that_drifted_is_read_right_if_the_mapping_says_so_and_is_wrong_if_not(
     tmp_path: Path, declared: bool
@@ -263,7 +276,39 @@ def test_the_command_splits_images_and_draws_what_it_did(
     assert freeze(sites["site-1"].source, None, study, "site-1").table.images["scan"].shape == (20, 1, 16, 16)
 
 
+def refused(capsys: pytest.CaptureFixture[str], *told: str) -> str:
+    """What is said of this partition."""
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "partition", *told])
+    assert ended.value.code == 1
+    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_table_without_a_label_is_refused_with_its_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cohort.csv").write_text("age,died\n61,1\n48,0\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert "--label: age, died" in refused(capsys, "cohort.csv")
+    said = refused(capsys, "cohort.csv", "--label", "died", "--unit", "weight=kg")
+    assert "There is no column of numbers 'weight'" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["cohort.csv"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [("--label", "nope"), ("--unit", "nope=kg"), ("--images", "scans"), ("--image-column", "scan"), ("--undeclared",)],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    told: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, "breast-cancer", *told)
+    assert "partition-options" in said and told[0] in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    said = unisono("simulate", "partition", "nothing.csv", cwd=tmp_path, code=1)
+    said = command("simulate", "partition", "nothing.csv", cwd=tmp_path, code=1)
     assert "known-data" in said
     assert "breast-cancer" in said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -16,6 +16,9 @@ from unisono.cli.console import out as console
 from unisono.errors import StudyError
 from unisono.study.units import check_unit
 
+if TYPE_CHECKING:
+    from unisono.workbench.collection import Collection
+
 _SHOWN_CLASSES = 12
 
 
@@ -24,7 +27,7 @@ def partition(
         str, typer.Argument(help="A CSV or Parquet file, or: breast-cancer, digits, digits-images, generated.")
     ],
     label: Annotated[
-        str | None, typer.Option("--label", help="The column that holds the outcome. Built-in data has one.")
+        str | None, typer.Option("--label", help="The column that holds the outcome. Built-in data has its own.")
     ] = None,
     sites: Annotated[int, typer.Option("--sites", help="How many sites.")] = 5,
     label_skew: Annotated[
@@ -78,6 +81,12 @@ def partition(
     from unisono.workbench.partition import Plan
     from unisono.workbench.written import write
 
+    if undeclared and not unit_drift:
+        raise StudyError(
+            "--undeclared says how units drift, and none does.",
+            rule="partition-options",
+            remedy="Add --unit-drift with the number of columns, or leave --undeclared out.",
+        )
     plan = Plan(
         sites=sites,
         seed=seed,
@@ -93,6 +102,9 @@ def partition(
     with tempfile.TemporaryDirectory() as scratch:
         if source in NAMES or not Path(source).exists():
             collection = built_in(source, Path(scratch))
+            _needs_none(
+                collection, {"--label": label, "--unit": unit, "--images": images, "--image-column": image_column}
+            )
         else:
             collection = read_table(
                 Path(source), label=label, units=_units(unit or []), images=images, image=image_column
@@ -105,11 +117,11 @@ def partition(
     console.print(f"[bold]{escape(collection.name)}[/] ({escape(collection.origin)}): {len(collection):,} patients")
     console.print(f"Differs between sites: {escape('; '.join(plan.differences()))}")
     table = Table("site")
-    classes = list(written.splits[0].record["classes"] or {})[:_SHOWN_CLASSES]
+    classes = list(written.splits[0].record["classes"])[:_SHOWN_CLASSES]
     for head in ("patients", *classes):
         table.add_column(head, justify="right")
     for site in written.splits:
-        tally = site.record["classes"] or {}
+        tally = site.record["classes"]
         table.add_row(site.name, f"{len(site.rows):,}", *(f"{tally[name]:,}" for name in classes))
     console.print(table)
     draw(written)
@@ -118,6 +130,17 @@ def partition(
         f"In [bold]{place}[/]: data/, partition.json (what was done), figures/. To run the study that is there:"
     )
     console.print(f"  [bold]unisono run {place}/study.yaml --sites {place}/sites.yaml --out results[/]", soft_wrap=True)
+
+
+def _needs_none(collection: Collection, said: dict[str, object]) -> None:
+    """`StudyError` for an option that says of built-in data what it says itself: it would change nothing."""
+    given = [name for name, value in said.items() if value and not (name == "--label" and value == collection.label)]
+    if given:
+        raise StudyError(
+            f"{collection.name!r} is built in, and {' and '.join(given)} would change nothing.",
+            rule="partition-options",
+            remedy=f"Leave {' and '.join(given)} out (its outcome is {collection.label!r}), or split a table of your own.",
+        )
 
 
 def _units(said: list[str]) -> dict[str, str]:

@@ -24,6 +24,8 @@ QUANTILES = 4
 """A number as the label is split by its quarters."""
 MOST_CLASSES = 20
 """A whole number as the label, with at most so many different values, numbers classes."""
+_NAMED = 30
+"""Columns that a message lists."""
 _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
@@ -31,15 +33,15 @@ _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 class Collection:
     """A table of patients, in one place.
 
-    frame: one row a patient; numbers are float64 (NaN missing), booleans 0/1, categories text. label: the outcome's column;
-    None where there is none to skew by. units: UCUM, by column; "1" if not said. image: the column that holds each
+    frame: one row a patient; numbers are float64 (NaN missing), booleans 0/1, categories text. label: the outcome's column.
+    units: UCUM, by column; "1" if not said. image: the column that holds each
     patient's file, relative to `folder`. origin: one sentence for the record: real, or generated.
     """
 
     name: str
     frame: pd.DataFrame = field(repr=False)
     kinds: Mapping[str, Kind]
-    label: str | None
+    label: str
     origin: str
     units: Mapping[str, str] = field(default_factory=dict)
     image: str | None = None
@@ -60,13 +62,8 @@ class Collection:
         return [name for name in self.features if self.kinds[name] in ("number", "integer")]
 
     def classes(self) -> tuple[NDArray[np.int64], list[str]]:
-        """The class (n,) of each patient and the classes' names: a number's classes are its quarters. `DataError` without label."""
-        if self.label is None:
-            raise DataError(
-                "There is no outcome to skew by.",
-                rule="skew-label",
-                remedy="Name the column that holds it with --label, or leave label skew and concept shift out.",
-            )
+        """The class (n,) of each patient and the classes' names: a number's classes are its quarters. `DataError` for a patient
+        without."""
         column = self.frame[self.label]
         if column.isna().any():
             raise DataError(
@@ -92,18 +89,28 @@ def read_table(
     images: Path | None = None,
     image: str | None = None,
 ) -> Collection:
-    """A CSV or Parquet file as a collection; with `images`, the column `image` holds files in that folder."""
+    """A CSV or Parquet file as a collection; with `images`, the column `image` holds files in that folder. `DataError` for what
+    names no column of its own."""
     raw = read(path)
+    if label is None:
+        raise DataError(
+            "Which column holds the outcome was not said.",
+            rule="known-columns",
+            remedy=f"Name it with --label: {_named([name for name in raw.names if name and name != image])}.",
+        )
     columns: dict[str, pd.Series] = {}
     kinds: dict[str, Kind] = {}
     for name in raw.names:
         if not name or name not in raw.columns or name == image:
             continue
         columns[name], kinds[name] = _typed(name, raw.columns[name].to_pandas(), raw.file.decimal or ".")
-    if label is not None:
-        if label not in kinds:
-            raise _absent(label, "--label", raw.names)
-        columns[label], kinds[label] = _as_label(columns[label], kinds[label])
+    if label not in kinds:
+        raise _absent(label, "--label", list(kinds))
+    columns[label], kinds[label] = _as_label(columns[label], kinds[label])
+    measured = [name for name in kinds if kinds[name] in ("number", "integer")]
+    for name in units or {}:
+        if name not in measured:
+            raise _absent(name, "--unit NAME=UNIT", measured, "column of numbers")
     if (images is None) != (image is None):
         raise DataError(
             "Images need both their folder and the column that names each patient's file.",
@@ -161,12 +168,18 @@ def _number_kind(numbers: pd.Series) -> Kind:
     return "integer" if len(known) and (known == known.round()).all() else "number"
 
 
-def _absent(name: str, option: str, names: Sequence[str]) -> DataError:
+def _absent(name: str, option: str, names: Sequence[str], what: str = "column") -> DataError:
     return DataError(
-        f"There is no column {name!r}.",
+        f"There is no {what} {name!r}.",
         rule="known-columns",
-        remedy=f"Name one with {option}: {', '.join(names[:30])}.",
+        remedy=f"Name one with {option}: {_named(names)}.",
     )
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _sha256(path: Path) -> str:

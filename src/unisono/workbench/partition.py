@@ -212,7 +212,6 @@ def _said(scanner: Scanner | None) -> dict[str, float] | None:
 
 def _concept(collection: Collection, rows: NDArray[np.int64], group: int) -> Any:
     """The labels of these patients as their group of sites gives them."""
-    assert collection.label is not None
     if collection.kinds[collection.label] == "number":
         raise StudyError(
             f"{collection.label} is a number: its meaning cannot be turned as that of classes can.",
@@ -226,10 +225,8 @@ def _concept(collection: Collection, rows: NDArray[np.int64], group: int) -> Any
     ]
 
 
-def _tally(collection: Collection, rows: NDArray[np.int64]) -> dict[str, int] | None:
+def _tally(collection: Collection, rows: NDArray[np.int64]) -> dict[str, int]:
     """Patients of each class, as they were before any concept shift."""
-    if collection.label is None:
-        return None
     codes, names = collection.classes()
     return dict(zip(names, np.bincount(codes[rows], minlength=len(names)).tolist(), strict=True))
 
