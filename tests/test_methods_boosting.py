@@ -307,6 +307,35 @@ def test_draws_follow_from_the_patient_and_the_seed() -> None:
     assert len(portable.chosen(10, 0.35, 1, 1)) == 4
 
 
+def test_two_shares_draw_independently_so_that_their_difference_is_no_patient() -> None:
+    key = portable.keys(np.random.default_rng(0).normal(size=(2, 20000)).astype(np.float32), np.zeros((1, 20000)))
+    one, other = (portable.drawn(key, share, 1, 1) for share in (0.200, 0.202))
+    assert (one & other).mean() == pytest.approx(0.2 * 0.202, abs=0.01)
+    assert (one & ~other).mean() == pytest.approx(0.2 * 0.798, abs=0.02)
+
+
+def test_a_method_says_which_rows_of_the_cohort_it_holds_out() -> None:
+    asked = study(validate={"fraction": 0.3})
+    method = build(asked, RISK)
+    table = tables()[0].only(method.variables())
+    outcome = table[method.variables()[0]].copy()
+    outcome[:3] = np.nan  # they are no patients of this analysis, and are not held out
+    data = method.prepare(table.having({**table.columns, method.variables()[0]: outcome}))
+    rows = method.held_out(data)
+    assert rows is not None and rows.shape == (table.n,)
+    assert not rows[:3].any() and np.array_equal(rows[3:], data.held_out) and 0 < rows.sum() < table.n
+    whole = build(study(), RISK)
+    assert not whole.held_out(whole.prepare(table)).any()
+    assert method.kin == "boosting"
+
+
+def test_so_few_held_out_patients_that_they_can_be_told_apart_are_refused() -> None:
+    asked = study(validate={"fraction": 0.02}, top={"release": {"min_count": 40}})
+    with pytest.raises(MethodError, match="Fewer than 40 patients are held out") as refused:
+        fit(asked, tables())
+    assert refused.value.rule == "validation-patients"
+
+
 def test_a_missing_value_goes_where_the_gain_is_larger() -> None:
     """One feature, two values; the patients without it resemble those on the right, then those on the left."""
     edges = Edges(np.array([0.5], np.float32), np.array([1]))

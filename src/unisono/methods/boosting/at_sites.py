@@ -33,6 +33,7 @@ from unisono.methods.boosting.objectives import (
 from unisono.methods.boosting.result import BoostingResult
 from unisono.methods.boosting.rows import Mask, Patients
 from unisono.methods.boosting.spec import AtSitesSpec
+from unisono.methods.boosting.training import enough_held_out
 from unisono.methods.model_card import digest
 from unisono.methods.survival.follow_up import Axis
 from unisono.protection.leaves import count, moment
@@ -73,6 +74,7 @@ class SiteModel:
 class AtSites(Method[S], Generic[S]):
     """A method whose trees XGBoost grows at the sites."""
 
+    kin: ClassVar[str] = "boosting"
     rows: ClassVar[Literal["all", "eligible", "cohort"]] = "eligible"  # missing features are learned from
 
     def __init__(self, study: Study, analysis: str, spec: S) -> None:
@@ -99,7 +101,10 @@ class AtSites(Method[S], Generic[S]):
         x, outcome = matrix(self.features, table), outcome_of(table, self.spec, self.axis)
         times = [] if outcome.exit is None else [outcome.exit.astype(np.float64)]
         key = portable.keys(x, np.stack([outcome.y, *times]))
-        return Patients(x, outcome, key, ~portable.drawn(key, 1 - self.fraction, self.spec.seed, _HELD_OUT))
+        return Patients(x, outcome, key, ~portable.drawn(key, 1 - self.fraction, self.spec.seed, _HELD_OUT), known)
+
+    def held_out(self, data: Patients) -> Mask:
+        return data.held_out_rows
 
     @property
     def limits(self) -> Limits:
@@ -228,6 +233,7 @@ class AtSites(Method[S], Generic[S]):
     async def begun(self, federation: Federation) -> tuple[Totals, float]:
         """The totals, and the prediction before any tree. `MethodError` where there is nothing to learn."""
         totals = await federation.sum(self.totals)
+        enough_held_out(self.fraction, int(totals.patients[1]), self.study.release.min_count)
         n = max(float(totals.patients[0]), 1.0)
         return totals, base_score(self.objective, float(totals.outcome) * self.outcome_scale.quantum / n)
 

@@ -50,7 +50,7 @@ class _Alone:
 
 def alone(method: HistBoosting, data: Patients) -> Forest | None:
     """The trees that this hospital grows from its own patients; None where it cannot."""
-    steps = training.train(method, cast("Federation", _Alone(data)))
+    steps = training.train(method, cast("Federation", _Alone(data)), alone=True)
     try:
         steps.send(None)
     except StopIteration as done:

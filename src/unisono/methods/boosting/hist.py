@@ -88,6 +88,7 @@ class Losses:
 class HistBoosting(Method[HistSpec]):
     """Boosted trees from federated histograms."""
 
+    kin: ClassVar[str] = "boosting"
     rows: ClassVar[Literal["all", "eligible", "cohort"]] = "eligible"  # missing features are learned from
 
     def __init__(self, study: Study, analysis: str, spec: HistSpec) -> None:
@@ -116,7 +117,10 @@ class HistBoosting(Method[HistSpec]):
         x, outcome = matrix(self.features, table), outcome_of(table, self.spec, self.axis)
         times = [v.astype(np.float64) for v in (outcome.exit, outcome.entry) if v is not None]
         key = portable.keys(x, np.stack([outcome.y, *times]))
-        return Patients(x, outcome, key, ~portable.drawn(key, 1 - self.fraction, self.spec.seed, _HELD_OUT))
+        return Patients(x, outcome, key, ~portable.drawn(key, 1 - self.fraction, self.spec.seed, _HELD_OUT), known)
+
+    def held_out(self, data: Patients) -> Mask:
+        return data.held_out_rows
 
     # -- what leaves a hospital, as part of a sum ---------------------------------------------------------------------
 

@@ -53,10 +53,15 @@ def keys(columns: NDArray[np.float32], target: NDArray[np.float64]) -> Words:
 
 
 def drawn(key: Words, share: float, seed: int, purpose: int) -> NDArray[np.bool_]:
-    """(n,) true for about `share` of the keys; the same keys for the same seed and purpose, everywhere."""
+    """(n,) true for about `share` of the keys; the same keys for the same share, seed and purpose, everywhere.
+
+    Two shares draw independently of each other. If the keys of 0.200 were among those of 0.202, two analyses would differ by the few
+    patients between, who could be read by subtraction.
+    """
     if share >= 1:
         return np.ones(len(key), np.bool_)
-    salt = mix(np.array([seed * 2**32 + purpose], np.uint64))[0]
+    exactly = np.array([share], np.float64).view(np.uint64)
+    salt = mix(mix(np.array([seed * 2**32 + purpose], np.uint64)) ^ exactly)[0]
     return np.asarray(mix(key ^ salt) >> np.uint64(11) < np.uint64(int(share * 2**53)), np.bool_)
 
 

@@ -57,17 +57,26 @@ class Kept:
 
 @dataclass(frozen=True)
 class Patients:
-    """A site's patients with an outcome. x: (f, n) float32. key: (n,) hash of each. held_out: (n,) not trained on."""
+    """A site's patients with an outcome. x: (f, n) float32. key: (n,) hash of each. held_out: (n,) not trained on. known: (m,) which
+    of the cohort's m rows they are."""
 
     x: Single
     outcome: Outcome
     key: Words
     held_out: Mask
+    known: Mask
     _kept: Kept = field(default_factory=Kept, repr=False)
 
     @property
     def n(self) -> int:
         return len(self.outcome.y)
+
+    @property
+    def held_out_rows(self) -> Mask:
+        """(m,) which of the cohort's rows are held out."""
+        rows = np.zeros(len(self.known), np.bool_)
+        rows[self.known] = self.held_out
+        return rows
 
     def codes(self, edges: Edges) -> Codes:
         """(f, n) the bin of each value."""

@@ -58,10 +58,13 @@ class Trained:
         return Trained(forest, state["base_score"], state["patients"], state["deaths"], state["curve"])
 
 
-async def train(method: HistBoosting, federation: Federation) -> Trained:
-    """All trees of an analysis. `MethodError` if there is nothing to learn."""
+async def train(method: HistBoosting, federation: Federation, *, alone: bool = False) -> Trained:
+    """All trees of an analysis. `MethodError` if there is nothing to learn. alone: one hospital, for itself, with however few
+    patients held out."""
     saved = federation.restored()
     now = Trained.from_state(saved) if saved is not None else begun(method, await federation.sum(method.totals))
+    if not alone:
+        enough_held_out(method.fraction, int(now.patients[1]), method.study.release.min_count)
     spec, patience = method.spec, method.spec.validate_on.patience if method.spec.validate_on else 0
     sampled = spec.subsample.rows < 1 or spec.subsample.columns < 1
     for number in range(now.forest.ensemble.trees, spec.trees):
@@ -119,6 +122,16 @@ def begun(method: HistBoosting, totals: Totals) -> Trained:
     base = base if spec.base_score is None else float(np.float32(spec.base_score))
     forest = Forest.bare(edges, method.objective.margin(base))
     return Trained(forest, base, totals.patients, totals.deaths, np.zeros((0, 2)))
+
+
+def enough_held_out(fraction: float, patients: int, least: int) -> None:
+    """`MethodError` for so few held-out patients that what is said of all of them is said of each."""
+    if fraction and patients < least:
+        raise MethodError(
+            f"Fewer than {least} patients are held out over all hospitals (a share of {fraction:g} was asked for).",
+            rule="validation-patients",
+            remedy="Raise `validate: fraction`, leave `validate` out, or ask more hospitals.",
+        )
 
 
 async def grown(method: HistBoosting, federation: Federation, now: Trained, number: int) -> Tree:
