@@ -80,6 +80,20 @@ def test_the_part_of_a_pool_is_the_sum_of_the_parts_of_its_sites(seed: int, n: i
         assert np.allclose(total[name], value, rtol=0, atol=0 if exactly else 1e-9 * max(n, 1))
 
 
+@pytest.mark.parametrize("outcome", [0.0, 1.0])
+def test_what_needs_both_outcomes_is_not_known_where_all_patients_have_one(outcome: float) -> None:
+    """As at a small hospital, which sees all of its own numbers."""
+    kind = BinaryEvaluation(min_count=1)
+    p = np.linspace(0.05, 0.95, 40)
+    found = kind.metrics(kind.part(p, np.full(40, outcome)))
+    assert found["n"] == 40 and found["events"] == 40 * outcome
+    assert found["roc"] is None and found["auroc"]["value"] is None
+    assert found["confusion"]["f1"]["value"] == (
+        None if outcome == 0 else pytest.approx(f1_score(np.ones(40), p >= 0.5))
+    )
+    assert found["confusion"]["accuracy"]["value"] == pytest.approx(0.5)
+
+
 def test_perfect_and_one_sided_orders_have_a_value_and_no_made_up_interval() -> None:
     apart = ranking.auroc(np.array([0, 0, 9]), np.array([9, 0, 0]))
     assert apart == {"value": 1.0, "low": None, "high": None}

@@ -119,6 +119,14 @@ def test_rates_that_would_give_a_hidden_cell_away_are_hidden_and_the_accuracy_is
     assert found["macro_f1"]["value"] == round(f1_score(truth, guess, average="macro"), 2)
 
 
+def test_a_class_that_nobody_has_has_no_f1() -> None:
+    kind = MulticlassEvaluation(classes=("a", "b", "c"), probability=False, min_count=1)
+    truth, guess = np.repeat([0, 1], [20, 20]), np.repeat([0, 1, 2], [20, 15, 5])
+    found = kind.metrics(kind.part(guess, truth))["confusion"]
+    assert [row["f1"]["value"] for row in found["per_class"]] == [1.0, pytest.approx(30 / 35), None]
+    assert found["macro_f1"]["value"] == pytest.approx((1 + 30 / 35) / 2)
+
+
 def test_the_accuracy_is_hidden_where_it_alone_tells_a_small_cell() -> None:
     nobody_has_the_second = np.array([[97, 0], [3, 0]])
     assert hidden_cells(nobody_has_the_second, 10)[3]

@@ -2,7 +2,7 @@
 
 A cell of fewer than `min_count` patients is hidden, and further cells until no hidden one follows from those shown, the
 totals and the accuracy; a rate that would give a hidden cell away is hidden with it. Accuracy and mean F1 are over all
-patients, and shown unless they alone would tell a small cell.
+patients, and shown unless they alone would tell a small cell. A class that nobody has has no F1.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def binary(positive: tuple[int, int], negative: tuple[int, int], threshold: floa
         "threshold": threshold,
         **{name: None if hidden else n for name, n in zip(names, (tp, fn, fp, tn), strict=True)},
         **{k: dict(HIDDEN) if hidden else wilson(a, b, rules.confidence) for k, (a, b) in rates.items()},
-        "f1": dict(HIDDEN) if hidden else metric(_f1(cells)[0]),
+        "f1": dict(HIDDEN) if hidden or not tp + fn else metric(_f1(cells)[0]),
         "accuracy": dict(HIDDEN) if tells else wilson(tp + tn, tp + fn + fp + tn, rules.confidence),
     }
 
@@ -61,7 +61,7 @@ def multiclass(matrix: Counts, classes: tuple[str, ...], rules: Rules) -> dict[s
                 "n": None if columns[k] else int(truly[k]),
                 "recall": rate(k, int(truly[k]), bool(columns[k])),
                 "precision": rate(k, int(matrix[k].sum()), bool(rows[k])),
-                "f1": metric(None if blank[k].any() or blank[:, k].any() else f1[k]),
+                "f1": metric(None if not truly[k] or blank[k].any() or blank[:, k].any() else f1[k]),
             }
             for k, name in enumerate(classes)
         ],

@@ -54,9 +54,11 @@ def average_precision(positive: Counts, negative: Counts, confidence: float = 0.
     return on_logit(area, error, confidence)
 
 
-def roc(positive: Counts, negative: Counts, cuts: list[int]) -> dict[str, list[float]]:
-    """The curve at the thresholds `cuts` (bin edges, increasing), from (0, 0) to (1, 1)."""
-    m, n = max(int(positive.sum()), 1), max(int(negative.sum()), 1)
+def roc(positive: Counts, negative: Counts, cuts: list[int]) -> dict[str, list[float]] | None:
+    """The curve at the thresholds `cuts` (bin edges, increasing), from (0, 0) to (1, 1); None where all have one outcome."""
+    m, n = int(positive.sum()), int(negative.sum())
+    if not m or not n:
+        return None
     hits = np.concatenate([[0], np.cumsum(positive)])
     alarms = np.concatenate([[0], np.cumsum(negative)])
     at = np.array(sorted({0, *cuts, len(positive)}, reverse=True))
