@@ -31,6 +31,8 @@ FORMATS = {
     "unisono-trees-1": "unisono.methods.boosting.model_file",
 }
 """Format of a card -> the module that reads such a model."""
+_SHARED = "shared.safetensors"
+"""Of a method whose hospitals keep a part of the model (fedbn, fedrep), beside no card."""
 MOST_BYTES = 2**31
 _KEPT = "A trained model keeps the bounds that it was trained within: it cannot be asked beyond them."
 
@@ -60,6 +62,12 @@ class Predictions:
 def open_model(path: Path) -> Model:
     """The model in a folder, or of a ``model.json``. `StorageError` (``model-file``) if it is not as a run wrote it."""
     card = path / CARD if path.is_dir() else path
+    if not card.is_file() and (card.parent / _SHARED).is_file():
+        raise StorageError(
+            f"{card.parent} holds what hospitals share of the model; it predicts nothing alone. Each hospital holds its own model.",
+            rule="model-file",
+            remedy="At a hospital, name its folder sites/<name>/kept/<study>/<analysis>/.",
+        )
     content = _bytes(card)
     kind = format_of(content)
     if kind not in FORMATS:

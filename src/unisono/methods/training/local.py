@@ -56,7 +56,8 @@ class Trained:
 
 
 def train(network: Network, start: Vector, data: Tensors, work: Work, pull: Pull | None = None) -> Trained:
-    """Local work from the model `start` (p,). `Abstention` if it leaves finite numbers, or memory does not suffice."""
+    """Local work from the model `start` (p,). `Abstention` if it leaves finite numbers, or memory does not suffice: in fixed
+    words, because everybody in the study reads them."""
     if data.n == 0:
         raise Abstention(
             "There is no patient to train on.",
@@ -94,7 +95,7 @@ def train(network: Network, start: Vector, data: Tensors, work: Work, pull: Pull
         vector = network.layout.flatten(module)
     if not (np.isfinite(loss) and np.isfinite(vector).all()):
         raise Abstention(
-            f"The loss or the model is not finite any more after {steps} local steps.",
+            "The loss or the model is not finite any more after local steps.",
             rule="finite-contribution",
             remedy="Use a smaller `local: rate`, or `local: {clip: 1.0}`; look for extreme values in the features.",
         )

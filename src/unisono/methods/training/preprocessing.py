@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unisono.errors import MethodError
 from unisono.methods.training.spec import CLASSES, TrainingSpec
 from unisono.protection.leaves import Leaf, count, moment
 from unisono.study.document import BooleanVariable, CategoryVariable, NumberVariable, Study
@@ -29,7 +30,7 @@ squares carry 13 digits."""
 @dataclass(frozen=True)
 class Columns:
     """What a study's features and outcome are: names of the numbers, booleans and categories among the features, of the
-    image, of the outcome's classes, and of an outcome that is a number."""
+    image, of the outcome's classes, of an outcome that is a number, and of the event of a follow-up."""
 
     study: Study
     numbers: tuple[str, ...]
@@ -39,6 +40,7 @@ class Columns:
     outcome: str | None
     classes: tuple[str, ...]
     target: str | None
+    event: str | None = None
 
     @staticmethod
     def of(study: Study, spec: TrainingSpec) -> Columns:
@@ -55,7 +57,8 @@ class Columns:
             variable = study.variables[outcome or ""]
             classes = tuple(variable.levels) if isinstance(variable, CategoryVariable) else ("false", "true")
         target = outcome if task == "number" else None
-        return Columns(study, numbers, booleans, categories, rest[0] if rest else None, outcome, classes, target)
+        image = rest[0] if rest else None
+        return Columns(study, numbers, booleans, categories, image, outcome, classes, target, spec.event)
 
     @property
     def scaled(self) -> tuple[str, ...]:
@@ -98,6 +101,8 @@ class Columns:
         if self.classes:
             assert self.outcome is not None
             tree["classes"] = np.bincount(table[self.outcome].astype(np.int64), minlength=len(self.classes))
+        if self.event:
+            tree["events"] = np.asarray(np.count_nonzero(table[self.event] == 1.0))
         return tree
 
     def leaves(self, patients: float) -> dict[str, Leaf]:
@@ -113,7 +118,29 @@ class Columns:
         if self.classes:
             meaning = f"Number of patients with each {self.outcome}."
             found["classes"] = count((len(self.classes),), patients, meaning)
+        if self.event:
+            found["events"] = count((), patients, f"Number of patients with {self.event}.")
         return found
+
+    def check_varies(self, sums: Mapping[str, NDArray[Any]]) -> None:
+        """`MethodError` (``outcome-varies``) where the opened sums say that there is nothing to learn."""
+        what = None
+        if self.classes and np.count_nonzero(sums["classes"]) < 2:
+            what = "Every patient has the same outcome: there is nothing to learn."
+        elif self.target and _deviation(sums)[-1] < CONSTANT:
+            what = "Every patient has the same outcome, as far as sums can tell on its declared range: there is nothing to learn."
+        elif self.event and not sums["events"]:
+            what = "No patient had the event."
+        if what is not None:
+            where = "event, or wait for longer follow-up" if self.event else "outcome, or widen the cohort"
+            small = (
+                " With `hide: none` hospitals leave out small cells: `hide: secagg` counts them." if self._bare else ""
+            )
+            raise MethodError(what, rule="outcome-varies", remedy=f"Check the mapping of the {where}.{small}")
+
+    @property
+    def _bare(self) -> bool:
+        return self.study.protection.hide == "none"
 
     def prepared(
         self, sums: Mapping[str, NDArray[Any]], numbers: Literal["standardise", "declared"], least: int
@@ -126,8 +153,7 @@ class Columns:
         """
         n, parts = float(sums["patients"]), []
         if self.scaled:
-            mean = sums["sum"] / n
-            deviation = np.sqrt(np.maximum(sums["squares"] / n - mean**2, 0.0))
+            mean, deviation = sums["sum"] / n, _deviation(sums)
             deviation = np.minimum(np.where(deviation < CONSTANT, 1.0, deviation), 1.0)
             kept = np.array([numbers == "declared" and name != self.target for name in self.scaled])
             parts += [np.where(kept, 0.0, mean), np.where(kept, 1.0, deviation)]
@@ -154,6 +180,12 @@ class Columns:
     def _declared(self, name: str, column: Column) -> Column:
         centre, half = self.range(name)
         return (column - centre) / half
+
+
+def _deviation(sums: Mapping[str, NDArray[Any]]) -> Vector:
+    """(k,) standard deviations of z, from the opened sums."""
+    n = float(sums["patients"])
+    return np.asarray(np.sqrt(np.maximum(sums["squares"] / n - (sums["sum"] / n) ** 2, 0.0)), np.float64)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Progress:
     `prepared`, the preprocessing. best: the best model so far, after round `best_round`, of `best_value` (smaller is better).
     first: of the training loss and the validation loss. since: validations without an improvement. history: one entry a
     round, from round 0 (the first model). stopped: why no round follows (early, diverged, abstained; empty after the last one),
-    and `why` in words."""
+    and `why` in words. validating: patients of all sites who validate."""
 
     round: int
     model: Vector
@@ -62,6 +62,7 @@ class Progress:
     history: tuple[Mapping[str, Any], ...] = ({"round": 0},)
     stopped: str = ""
     why: str = ""
+    validating: int = 0
 
     def to_tree(self) -> Tree:
         """For a snapshot: no number in it is infinite."""
@@ -69,7 +70,7 @@ class Progress:
             name: None if not math.isfinite(getattr(self, name)) else getattr(self, name)
             for name in ("best_value", "first_loss", "first_validation")
         }
-        rest = {name: getattr(self, name) for name in ("round", "best_round", "since", "stopped", "why")}
+        rest = {name: getattr(self, name) for name in ("round", "best_round", "since", "stopped", "why", "validating")}
         arrays = {"model": self.model, "memory": dict(self.memory), "prepared": self.prepared, "best": self.best}
         return {**plain, **rest, **arrays, "history": [dict(entry) for entry in self.history]}
 

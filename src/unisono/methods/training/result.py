@@ -42,13 +42,14 @@ _METRICS = {
 @dataclass(frozen=True)
 class Ending:
     """Why a training ended (`stopped`: empty, early, diverged, abstained; `why` in words), the metrics of its evaluation, the
-    sites, and what was opened of the cohort."""
+    sites, what was opened of the cohort, and whether the evaluation held all validation patients (`complete`)."""
 
     stopped: str
     why: str
     metrics: dict[str, Any] | None
     sites: tuple[str, ...]
     facts: Facts
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class TrainingResult(Result):
             "personal": method.personal,
             "model": dict(method.spec.model),
             "parameters": method.p,
-            "rounds": [dict(entry) for entry in progress.history],
+            "rounds": [_told(entry) for entry in progress.history],
             "best_round": progress.best_round,
             "stopped": ending.stopped or "rounds",
             "evaluation": ending.metrics,
@@ -114,7 +115,8 @@ class TrainingResult(Result):
             if value is not None:
                 interval = "" if low is None or high is None else f" ({say_interval(low, high)})"
                 verb = "have" if found["personal"] else "has"
-                return f"{which[:1].upper()}{which[1:]} {verb} {label} {say_number(value)}{interval} on validation patients."
+                said = f"{value:.2f}" if name == "accuracy" else say_number(value)
+                return f"{which[:1].upper()}{which[1:]} {verb} {label} {said}{interval} on validation patients."
         return f"{which[:1].upper()}{which[1:]}: not validated."
 
     def plot(self) -> Figure:
@@ -131,6 +133,13 @@ class TrainingResult(Result):
         return figure
 
 
+def _told(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A round's entry as it is published: an accuracy to two decimals, other means to three significant digits. Beside who was
+    `counted`, all their digits would tell one hospital's part in them where hospitals come and go."""
+    digits = {"accuracy": ".2f", **dict.fromkeys(("loss", "validation", "steps", "clipped"), ".3g")}
+    return {key: float(format(value, digits[key])) if key in digits else value for key, value in entry.items()}
+
+
 def _metric(found: Any) -> tuple[float | None, float | None, float | None]:
     """Value and interval of a metric: a number, ``{value, low, high}``, or what may not be shown."""
     if isinstance(found, Mapping):
@@ -144,6 +153,11 @@ def _notes(method: Training[Any], progress: Progress, ending: Ending) -> tuple[s
         notes.append(
             f"{FAILED[ending.stopped]} in round {progress.round + 1}: {ending.why.rstrip('.')}. The model is that of round "
             f"{progress.best_round}, the best before it. A smaller `local: rate` or `local: {{clip: 1.0}}` may help."
+        )
+    if not ending.complete:
+        notes.append(
+            "There are no metrics: the sums of the evaluation do not hold all validation patients, because nothing hid them and "
+            "hospitals left out their small cells. With `protection: {hide: secagg}` they enter whole."
         )
     if ending.stopped == "early":
         notes.append(f"Training stopped early after round {progress.round}: the validation did not improve any more.")

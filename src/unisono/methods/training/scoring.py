@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from unisono.methods.training.workplace import Workplace
 
 _PREFIX = "evaluation_"
+_WHOLE = (
+    (("with_outcome", "without_outcome"), False),
+    (("matrix",), False),
+    (("of_class", "of_others"), True),
+    (("right", "wrong"), False),
+    (("patients",), False),
+    (("n",), False),
+)
+"""Leaves of evaluations that together count every patient once; or once for each class."""
 
 
 class Scoring:
@@ -42,7 +51,11 @@ class Scoring:
     def of(self, min_count: int) -> Evaluation:
         """The evaluation that fits the task. min_count: 1 shows everything, as a site does to itself."""
         if self.grid is not None:
-            settings = {"points": self.grid.points + 1, "times": self._times(), "step": self.grid.step}
+            settings: dict[str, Any] = {"points": self.grid.points + 1, "times": self._times(), "step": self.grid.step}
+            if self.kind == "hazard":  # its risk is minus an event-free time, of its whole intervals at most
+                each = self._times()[0]
+                intervals = -(-self.grid.points // each)
+                settings["bounds"] = (-intervals * each * self.grid.step, 0.0)
             return evaluation("survival", min_count=min_count, **settings)
         if self.kind == "multiclass":
             return evaluation("multiclass", min_count=min_count, classes=self.columns.classes)
@@ -64,9 +77,10 @@ class Scoring:
         n = float(max(patients, 1))
         found = {
             "loss": moment((), n * MOST_LOSS, "Sum of the losses of validation patients."),
-            "correct": count((), n, "Number of validation patients classified rightly (0 without classes)."),
             "patients": count((), n, "Number of validation patients."),
         }
+        if self.columns.classes:
+            found["correct"] = count((), n, "Number of validation patients classified rightly.")
         return found | {f"{_PREFIX}{name}": leaf for name, leaf in self.evaluation.leaves(patients).items()}
 
     def part(self, place: Workplace, data: Patients, model: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -95,6 +109,15 @@ class Scoring:
         assert self.spec.time is not None and self.spec.event is not None
         position = np.minimum(self.grid.index(table[self.spec.time]), self.grid.points)
         return np.stack([position.astype(np.float64), table[self.spec.event]], axis=1)
+
+    def complete(self, total: Mapping[str, NDArray[Any]], patients: int) -> bool:
+        """Whether an opened `evaluation` holds all the validation patients, so many: with ``hide: none`` hospitals may leave out
+        their small cells, and then it tells nothing."""
+        counted = [float(total["patients"])]
+        for names, each in _WHOLE:
+            parts = [float(np.sum(total[_PREFIX + name])) for name in names if _PREFIX + name in total]
+            counted += [sum(parts) / (len(self.columns.classes) if each else 1)] if parts else []
+        return all(round(number) == patients for number in counted)
 
     def losses(self, total: Mapping[str, NDArray[Any]]) -> tuple[float | None, float | None]:
         """Mean loss and share classified rightly, from an opened `evaluation`."""

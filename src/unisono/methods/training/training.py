@@ -186,9 +186,9 @@ class Training(Method[S]):
     def told(self) -> dict[str, Leaf]:
         """What travels beside an update."""
         right = "Share of patients who validate, and whom the model that was sent classifies rightly."
-        return {
+        correct = {"validation_correct": moment((), 1.0, right)} if self._classes else {}
+        return correct | {
             "validation_loss": moment((), MOST_LOSS, "Loss of the model that was sent on validation patients."),
-            "validation_correct": moment((), 1.0, right if self._classes else "Nothing: there are no classes."),
             "validation_patients": moment((), 1.0, "Share of patients who validate."),
             "loss": moment((), MOST_LOSS, "Mean loss during local training."),
             "steps": moment((), MOST_STEPS, "Number of local steps."),
@@ -264,10 +264,17 @@ class Training(Method[S]):
                 rule="training-patients",
                 remedy="Choose a smaller `validate: fraction`.",
             )
-        least = self.study.release.min_count
+        self.columns.check_varies(sums)
+        least, validating = self.study.release.min_count, federation.facts.patients - round(float(sums["patients"]))
+        if 0 < validating < least:
+            raise MethodError(
+                f"Fewer than {least} patients of all hospitals together would validate: too few for what a round tells of them.",
+                rule="validation-patients",
+                remedy="Choose a larger `validate: fraction`, or 0 for a training without validation.",
+            )
         prepared = self.columns.prepared(sums, self.spec.preprocess.numbers, least)
         first = self.network.first
-        return Progress(0, first, self.begin(), prepared, first)
+        return Progress(0, first, self.begin(), prepared, first, validating=validating)
 
     def answered(self, mean: Mapping[str, NDArray[Any]], federation: Federation) -> Answered:
         """What a round's opened mean says beside the update."""
@@ -309,20 +316,22 @@ class Training(Method[S]):
 
     async def _ended(self, federation: Federation, progress: Progress) -> TrainingResult:
         """Evaluate, let the sites keep what is theirs, and make the result."""
-        total = None
+        total, complete = None, True
         if self.validates and not progress.stopped:
             total = await federation.sum(self.evaluation, progress.model, progress.round, progress.prepared)
-            progress = self._known(progress, *self.scoring.losses(total))
+            complete = self.scoring.complete(total, progress.validating)
+            progress = self._known(progress, *self.scoring.losses(total)) if complete else progress
         elif not progress.stopped:
             progress = replace(progress, best=progress.model, best_round=progress.round)
         if self.validates and (total is None or progress.best_round != progress.round):
             total = await federation.sum(self.evaluation, progress.best, progress.best_round, progress.prepared)
+            complete = self.scoring.complete(total, progress.validating)
         facts = federation.facts
         filled = np.array([facts.imputed.get(name, np.nan) for name in self.spec.features])
         rounds = (progress.best_round, progress.round)
         await federation.tell(self.keep, progress.best, *rounds, progress.prepared, facts.patients, filled)
-        metrics = None if total is None else self.scoring.metrics(total)
-        ending = Ending(progress.stopped, progress.why, metrics, federation.sites, facts)
+        metrics = None if total is None or not complete else self.scoring.metrics(total)
+        ending = Ending(progress.stopped, progress.why, metrics, federation.sites, facts, complete)
         return TrainingResult.of(self, progress, ending)
 
     def imputed(self, filled: Array) -> dict[str, float]:

@@ -73,17 +73,17 @@ class Workplace:
         return local.train(self.network, start, self.train, work, pull)
 
     def validation(self, model: Vector) -> dict[str, float]:
-        """On the validation patients, as sums: loss, how many were classified rightly (0 where there are no classes), how
-        many there are."""
+        """On the validation patients, as sums: loss, how many there are, and where there are classes how many were classified
+        rightly."""
         predicted = local.outputs(self.network, model, self.valid)
         loss = np.minimum(local.losses(self.network, predicted, self.valid), MOST_LOSS).sum()
-        return {"loss": float(loss), "correct": self._correct(predicted.numpy()), "patients": float(self.valid.n)}
+        return {"loss": float(loss), "patients": float(self.valid.n)} | self._correct(predicted.numpy())
 
-    def _correct(self, outputs: NDArray[np.float32]) -> float:
+    def _correct(self, outputs: NDArray[np.float32]) -> dict[str, float]:
         if self.network.task.kind not in CLASSES:
-            return 0.0
+            return {}
         chosen = outputs.argmax(axis=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0
-        return float((chosen == self.valid.target[:, 0].numpy()).sum())
+        return {"correct": float((chosen == self.valid.target[:, 0].numpy()).sum())}
 
     def part(self, model: Vector, trained: Trained, validated: dict[str, float] | None) -> dict[str, NDArray[Any]]:
         """This site's part of a round's mean: the change of the model, and beside it means over its patients. validated:
@@ -94,7 +94,8 @@ class Workplace:
             tree["statistics"] = change[statistics]
         clipped = float((np.abs(tree["update"]) > self.spec.update_bound).mean())
         n = self.train.n + self.valid.n
-        sums = validated or {"loss": 0.0, "correct": 0.0, "patients": 0.0}
+        names = ("loss", "patients", *(["correct"] if self.network.task.kind in CLASSES else []))
+        sums = validated or dict.fromkeys(names, 0.0)
         tree |= {f"validation_{name}": np.asarray(total / n) for name, total in sums.items()}
         told = {"loss": min(trained.loss, MOST_LOSS), "steps": float(trained.steps), "clipped": clipped}
         return tree | {name: np.asarray(value) for name, value in told.items()}
