@@ -15,7 +15,7 @@ from unisono.cli.main import main
 from unisono.engines.embedded.run import SiteData
 from unisono.errors import JournalError, StudyError
 from unisono.workbench.contest import Contest
-from unisono.workbench.contest_page import columns, row, write
+from unisono.workbench.contest_page import columns, legend, remarks, row, write
 from unisono.workbench.standings import Aim, Estimate, gains, rounds_to, standings
 from unisono.workbench.trial import ALONE, POOLED, Point, Trial
 
@@ -90,6 +90,24 @@ def test_the_table_is_written_as_csv_json_and_one_page(tmp_path: Path) -> None:
     assert len(row(standings(TRIALS, Aim("accuracy"))[0], Aim("accuracy"))) == len(columns(Aim("accuracy")))
 
 
+def test_what_is_scaled_says_so_and_no_training_at_all_is_a_word() -> None:
+    survival = [
+        Trial(POOLED, 1, {"concordance": 0.712, "loss": 2.5}, {}, (Point(0, 1.0, None), Point(1, 0.9, None))),
+        Trial(ALONE, 1, {"concordance": 0.69, "loss": 2.6, "concordance_everywhere": 0.61}),
+        Trial("slow", 1, {"concordance": 0.70, "loss": 2.55}, {}, (Point(0, 0.9, None),)),
+        Trial("slow", 2, {"concordance": 0.70, "loss": 2.55}, {}, ()),
+    ]
+    aim = Aim("concordance")
+    assert columns(aim)[1:3] == ("concordance × 100", "loss")  # a partial likelihood is no log-loss
+    found = standings(survival, aim)
+    slow = dict(zip(columns(aim), row(found[-1], aim), strict=True))
+    assert slow["concordance × 100"].startswith("70.0") and slow["loss"].startswith("2.550")
+    assert slow["rounds"] == "0 (untrained, 1 of 2 seeds)"
+    assert "worth 61.0 (concordance × 100) on everybody's" in remarks(found, aim)[0]
+    assert columns(Aim("accuracy"))[1:3] == ("accuracy, %", "log-loss")
+    assert "in points" in legend(aim) and "in points" not in legend(Aim("r2"))
+
+
 @pytest.fixture
 def contest(tmp_path: Path) -> Contest:
     data = {name: SiteData(frame) for name, frame in frames(n=60).items()}
@@ -122,6 +140,27 @@ def test_the_curve_of_the_engine_is_that_of_the_same_study_run_by_hand(contest: 
     assert contest.study.analyses["model"].parameters["seed"] == 3
 
 
+def test_a_method_that_cannot_run_is_refused_before_anything_runs(contest: Contest) -> None:
+    told: list[str] = []
+    with pytest.raises(StudyError, match=r"fedbn cannot be compared\. .*norm layers") as refused:
+        replace(contest, methods=("fedavg", "fedbn")).run(lambda method, *_: told.append(method))
+    assert refused.value.rule == "shared-part" and not told
+    assert not contest.out.exists()
+    assert list(replace(contest, methods=("fedavg", "fedbn")).unable()) == ["fedbn"]
+    with pytest.raises(StudyError, match="No method to compare"):
+        replace(contest, methods=())
+
+
+def test_methods_that_are_compared_later_join_those_that_were_compared_before(contest: Contest) -> None:
+    for method, seed, failed in (("ditto", 1, ""), ("ditto", 2, ""), ("fedrep", 1, "It diverged.")):
+        Trial(method, seed, {"accuracy": 0.5}, failed=failed).save(contest.out / "trials")
+    for method in (POOLED, ALONE, "fedavg"):
+        Trial(method, 1, {"accuracy": 0.9}).save(contest.out / "trials")
+    trials = contest.run()
+    assert [(t.method, t.seed) for t in trials] == [(POOLED, 1), (ALONE, 1), ("fedavg", 1), ("ditto", 1)]
+    assert contest.about(trials)["methods"] == ["fedavg", "ditto"]
+
+
 def test_what_does_not_train_is_not_compared(contest: Contest) -> None:
     with pytest.raises(StudyError, match="no federated optimiser"):
         replace(contest, methods=("describe",))
@@ -147,3 +186,7 @@ def test_the_command_prints_the_table_and_names_the_page(
     assert "on everybody's patients" in said
     assert (tmp_path / "c" / "comparison.html").exists()
     assert list((tmp_path / "c" / "runs" / "fedavg-seed1" / "sites" / "site-1").glob("kept/*/model.json"))
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "study.yaml", "--sites", "sites.yaml", "--methods", "", "--out", "d"])
+    assert ended.value.code == 1
+    assert "No method to compare was named" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from unisono.engines.embedded.run import Settings, SiteData, run_study
+from unisono.federation.contribution import Facts
 from unisono.methods.registry import build, check
 from unisono.methods.training.training import Training
 from unisono.study.document import Study
@@ -116,7 +117,7 @@ def test_pooling_keeps_everybody_on_their_side_and_is_measured_on_the_same_patie
 def test_one_site_s_federation_is_that_site_alone(both: tuple[Any, Cohort]) -> None:
     _, opened = both
     name, table = next(iter(opened.tables.items()))
-    single = Cohort({name: table}, opened.facts)
+    single = Cohort({name: table}, Facts(table.n, opened.facts.imputed))
     by_itself, everybody = alone(study(), "model", single), pooled(study(), "model", single)
     assert by_itself.metrics["accuracy"] == pytest.approx(everybody.metrics["accuracy"])
     assert by_itself.metrics["accuracy_everywhere"] == by_itself.metrics["accuracy"]

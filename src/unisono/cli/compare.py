@@ -22,8 +22,13 @@ def compare(
     study: Annotated[Path, typer.Argument(help="The study: YAML or JSON, with an analysis that trains.")],
     sites: Annotated[Path, typer.Option("--sites", help="A YAML file of sites, as for `unisono run`.")],
     methods: Annotated[
-        str, typer.Option("--methods", help="Which, with commas between them.")
-    ] = "fedavg,fedprox,scaffold,fedadam,fedbn,ditto,fedrep",
+        str | None,
+        typer.Option(
+            "--methods",
+            help="Which, with commas between them. If not said: fedavg, fedprox, scaffold, fedadam, fedbn, ditto and fedrep, "
+            "as far as the model allows them.",
+        ),
+    ] = None,
     analysis: Annotated[
         str | None, typer.Option("--analysis", help="Whose model and budget, if the study has several.")
     ] = None,
@@ -31,9 +36,12 @@ def compare(
     target: Annotated[
         float, typer.Option("--target", help="Share of what pooling reaches that counts as reached.", min=0.01, max=1)
     ] = 0.95,
-    out: Annotated[Path, typer.Option("--out", help="The folder. The same command again goes on.")] = Path(
-        "comparison"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="The folder. The same command again goes on; with other methods, they join the table."
+        ),
+    ] = Path("comparison"),
 ) -> None:
     """Run methods under the same budget (model, split, seeds, rounds, local work) over simulated sites, and two references with the
     same code: everybody's patients pooled, and each site alone.
@@ -44,12 +52,13 @@ def compare(
     """
     from dataclasses import replace
 
-    from unisono.workbench.contest import Contest
+    from unisono.workbench.contest import USUAL, Contest
     from unisono.workbench.contest_page import PAGE, columns, legend, remarks, row, write
     from unisono.workbench.standings import standings
 
     asked = load(study, check)
-    named = tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+    said = USUAL if methods is None else methods.split(",")
+    named = tuple(dict.fromkeys(name.strip() for name in said if name.strip()))
     if analysis is None and len(asked.analyses) > 1:
         raise StudyError(
             f"The study has {len(asked.analyses)} analyses: {', '.join(asked.analyses)}.",
@@ -59,6 +68,8 @@ def compare(
     contest = Contest(
         asked, analysis or next(iter(asked.analyses)), named, tuple(range(1, seeds + 1)), parse_sites([], sites), out
     )
+    left_out = contest.unable() if methods is None else {}
+    contest = replace(contest, methods=tuple(name for name in named if name not in left_out))
     aim = replace(contest.aim, share=target)
     with Progress(
         TextColumn("[bold]{task.description}[/]"),
@@ -79,7 +90,7 @@ def compare(
 
         trials = contest.run(told)
         progress.remove_task(sums)
-    files = write(trials, aim, contest.about(), out)
+    files = write(trials, aim, contest.about(trials), out)
     found = standings(trials, aim)
     table = Table(title=f"{asked.id}: {len(contest.data)} sites, {seeds} seed{'s' if seeds > 1 else ''}")
     for k, head in enumerate(columns(aim)):
@@ -90,6 +101,8 @@ def compare(
     console.print(legend(aim), style="dim", markup=False)
     for text in remarks(found, aim):
         console.print(text, style="dim", markup=False)
+    for name, error in left_out.items():
+        console.print(f"{name} was left out: {error.what}", style="dim", markup=False)
     for standing in found:
         for why in dict.fromkeys(standing.failed):
             console.print(f"[yellow]{standing.method}[/]: {escape(why)}")

@@ -35,6 +35,8 @@ from unisono.workbench.references import alone, curve_of, federated, plain, pool
 from unisono.workbench.standings import Aim
 from unisono.workbench.trial import ALONE, POOLED, REFERENCES, Trial
 
+USUAL = ("fedavg", "fedprox", "scaffold", "fedadam", "fedbn", "ditto", "fedrep")
+"""What is compared if nothing else is said: one server optimiser stands for the three."""
 METHODS = ("fedavg", "fedprox", "scaffold", "fedadam", "fedyogi", "fedadagrad", "fedbn", "ditto", "fedrep")
 TRIALS, RUNS, ABOUT = "trials", "runs", "contest.json"
 _WORD_BYTES = {"fixed32": 4, "exact": 8}
@@ -55,6 +57,12 @@ class Contest:
     out: Path
 
     def __post_init__(self) -> None:
+        if not self.methods:
+            raise StudyError(
+                "No method to compare was named.",
+                rule="comparable-methods",
+                remedy=f"Name some, with commas between them: {', '.join(METHODS)}.",
+            )
         if self.analysis not in self.study.analyses:
             raise StudyError(
                 f"The study has no analysis {self.analysis!r}.",
@@ -96,8 +104,21 @@ class Contest:
         document["release"] = {**document.get("release", {}), "min_count": 1}
         return load(document, check)
 
+    def unable(self) -> dict[str, StudyError]:
+        """Of the methods, those that cannot run on this model and budget, and why."""
+        found: dict[str, StudyError] = {}
+        for method in self.methods:
+            try:
+                self.variant(method, self.seeds[0])
+            except StudyError as error:
+                found[method] = error
+        return found
+
     def run(self, told: Told = lambda *_: None) -> list[Trial]:
-        """All trials, those that are finished already from their files."""
+        """All trials, those that are finished already from their files; then what `out` holds of other methods, from a comparison of
+        the same with these seeds. `StudyError`, before anything runs, for a method that cannot."""
+        for method, error in self.unable().items():
+            raise StudyError(f"{method} cannot be compared. {error.what}", rule=error.rule, remedy=error.remedy)
         self._same_as_before()
         trials = []
         for method, seed in self.names():
@@ -106,10 +127,17 @@ class Contest:
                 self.trial(method, seed, told).save(self.out / TRIALS)
             trials.append(Trial.load(path))
             told(method, seed, "")
-        return trials
+        return [*trials, *self._earlier()]
 
-    def about(self) -> dict[str, Any]:
-        """What is run, for the record and for a reader."""
+    def _earlier(self) -> list[Trial]:
+        """The finished trials of methods that are not asked for now."""
+        found = [Trial.load(path) for path in sorted((self.out / TRIALS).glob("*.json"))]
+        now = (*REFERENCES, *self.methods)
+        return [t for t in found if t.method not in now and t.seed in self.seeds and not t.failed]
+
+    def about(self, trials: Sequence[Trial] = ()) -> dict[str, Any]:
+        """What is run, for the record and for a reader; trials: what was."""
+        there = (trial.method for trial in trials if trial.method not in REFERENCES)
         parameters = self.study.analyses[self.analysis].parameters
         budget = {key: parameters[key] for key in ("model", "local", "rounds", "validate") if key in parameters}
         return {
@@ -118,7 +146,7 @@ class Contest:
             "digest": self.study.digest(),
             "sites": {name: cohort.n for name, cohort in sorted(self._cohort.tables.items())},
             "hide": self.study.protection.hide,
-            "methods": list(self.methods),
+            "methods": list(dict.fromkeys((*self.methods, *there))),
             "seeds": list(self.seeds),
             "budget": budget,
         }

@@ -56,18 +56,24 @@ def write(trials: Sequence[Trial], aim: Aim, about: Mapping[str, Any], out: Path
 
 def columns(aim: Aim) -> tuple[str, ...]:
     """The table's heads."""
-    return ("method", words(aim.metric), "log-loss", "rounds", "s", "MB", "gain", "least gain")
+    return ("method", words(aim.metric), words(second(aim)), "rounds", "s", "MB", "gain", "least gain")
+
+
+def second(aim: Aim) -> str:
+    """The metric beside the one that is compared: the log-loss of classes, otherwise the loss that was trained."""
+    return "log_loss" if aim.by_metric else "loss"
 
 
 LEGEND = (
-    "rounds: to {share:.0%} of what pooling reaches. MB: sent by one site. gain: over learning alone, mean over sites; least gain: of the"
-    " site that gains least. In parentheses: 95% intervals over seeds."
+    "rounds: to {share:.0%} of what pooling reaches (0: the first model, untrained, is there). MB: sent by one site. gain: over learning"
+    " alone{points}, mean over sites; least gain: of the site that gains least. In parentheses: 95% intervals over seeds."
 )
 
 
 def legend(aim: Aim) -> str:
     """What the heads mean."""
-    return LEGEND.format(share=aim.share)
+    points = ", in points" if _scale(aim)[0] > 1 else ""
+    return LEGEND.format(share=aim.share, points=points)
 
 
 def row(standing: Standing, aim: Aim) -> tuple[str, ...]:
@@ -75,7 +81,7 @@ def row(standing: Standing, aim: Aim) -> tuple[str, ...]:
     scale, digits = _scale(aim)
     failed = f"no result ({len(standing.failed)} of {standing.seeds})" if standing.failed else ""
     metric = standing.metric.said(scale, digits, share=scale > 1) if standing.metric else failed
-    loss = standing.others.get("log_loss")
+    loss = standing.others.get(second(aim))
     gain = standing.gain.said(scale, digits) if standing.gain else ""
     worst = f"{standing.worst[1] * scale:+.{digits}f} ({standing.worst[0]})" if standing.worst else ""
     return (
@@ -97,7 +103,7 @@ def remarks(found: Sequence[Standing], aim: Aim) -> list[str]:
     everywhere = alone.others.get(f"{aim.metric}{EVERYWHERE}") if alone is not None else None
     if everywhere is None:
         return []
-    worth = everywhere.said(scale, digits, share=scale > 1) + ("%" if scale > 1 else "")
+    worth = everywhere.said(scale, digits, share=scale > 1) + _unit(aim)
     return [
         f"A model that a site learned alone is worth {worth} on everybody's patients (mean over sites). On its own patients it looks"
         " better than that where sites differ in whom they see."
@@ -106,20 +112,28 @@ def remarks(found: Sequence[Standing], aim: Aim) -> list[str]:
 
 def _scale(aim: Aim) -> tuple[float, int]:
     """Shares are shown in percent, other metrics as they are: (factor, decimals)."""
-    return (100.0, 1) if aim.metric in ("accuracy", "auroc", "concordance") else (1.0, 3)
+    return (100.0, 1) if aim.metric in ("accuracy", "concordance") else (1.0, 3)
+
+
+def _unit(aim: Aim) -> str:
+    """After a number that `_scale` scaled."""
+    return {"accuracy": "%", "concordance": " (concordance × 100)"}.get(aim.metric, "")
 
 
 def rounds_said(standing: Standing) -> str:
-    """``7``; ``9 (2 of 3 seeds)``; ``not reached``."""
+    """``7``; ``9 (2 of 3 seeds)``; ``0 (untrained)``; ``not reached``."""
     if standing.rounds is None:
         return "not reached"
     all_of_them = standing.reached == standing.seeds
-    return f"{standing.rounds:g}" + ("" if all_of_them else f" ({standing.reached} of {standing.seeds} seeds)")
+    words = [*(["untrained"] if standing.rounds == 0 else [])]
+    words += [] if all_of_them else [f"{standing.reached} of {standing.seeds} seeds"]
+    return f"{standing.rounds:g}" + (f" ({', '.join(words)})" if words else "")
 
 
 def words(metric: str) -> str:
     """A metric's name for reading."""
-    return {"auroc": "AUROC", "log_loss": "log-loss", "accuracy": "accuracy, %"}.get(metric, metric.replace("_", " "))
+    said = {"log_loss": "log-loss", "accuracy": "accuracy, %", "concordance": "concordance × 100"}
+    return said.get(metric, metric.replace("_", " "))
 
 
 def _csv(found: Sequence[Standing], aim: Aim) -> str:
@@ -135,7 +149,7 @@ def _cells(standing: Standing, aim: Aim) -> dict[str, Any]:
     """One line for programs; empty where nothing is known."""
     worst = standing.worst or ("", "")
     found: dict[str, Any] = {"method": standing.method, "seeds": standing.seeds}
-    for name, estimate in ((aim.metric, standing.metric), ("log_loss", standing.others.get("log_loss"))):
+    for name, estimate in ((aim.metric, standing.metric), (second(aim), standing.others.get(second(aim)))):
         for part in ("mean", "low", "high"):
             found[f"{name}_{part}"] = getattr(estimate, part, None)
     found |= {"rounds_to_target": standing.rounds, "seeds_that_reached_it": standing.reached}

@@ -50,7 +50,7 @@ def study_of(
         "release": {"min_sites": min(3, len(splits))},
     }
     image = [collection.image] if collection.image is not None else []
-    model = {"kind": "cnn"} if image else {"kind": "mlp", "hidden": [64, 32]}
+    model = {"kind": "cnn"} if image else {"kind": "mlp", "hidden": [64, 32], "norm": "layer"}
     asked = {"outcome": collection.label, "features": [*collection.features, *image]}
     first = {"method": "fedavg", **asked, "model": model, **DEFAULTS, **analyses.get("model", {})}
     others = {name: {**asked, **written} for name, written in analyses.items() if name != "model"}
