@@ -107,6 +107,10 @@ class Method(ABC, Generic[S]):
     """What methods have in common whose sums could be subtracted from each other: two near-twins are found among them. Empty: the
     method alone."""
 
+    pooled: ClassVar[Literal["exact", "same-trees", "none"]] = "none"
+    """What computing over the pooled patients would give: the same numbers, but for rounding (``exact``); the same trees, to the
+    last bit; or something else (``none``, which is said of a method that does not say)."""
+
     def __init__(self, study: Study, analysis: str, spec: S) -> None:
         self.study = study
         self.analysis = analysis

@@ -60,6 +60,7 @@ class Flow:
 class CohortFlow(Method[CohortSpec]):
     """Patient flow and imputation values for one analysis (`target`) of a study."""
 
+    pooled = "exact"
     rows: ClassVar[Literal["all", "eligible", "cohort"]] = "all"
 
     def __init__(self, study: Study, analysis: str, spec: CohortSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unisono.methods.registry import find
 from unisono.methods.wording import say_one
 from unisono.report.load import LoadedRun
 
@@ -10,10 +11,7 @@ def checks_and_limits(run: LoadedRun) -> list[str]:
     """The sentences, the most important first."""
     study = run.study
     least = study.release.min_count
-    said = [
-        "The numbers are those that pooling the same patients, mapped in the same way, would give (to seven digits or more)."
-    ]
-    said += _grid(run)
+    said = [*_pooled(run), *_grid(run)]
     said.append(
         f"Numbers of fewer than {least} patients are not shown, and where a subtraction would give one away, a larger one"
         f" is left out too. A curve is drawn only where at least {least} patients changed since the point before and"
@@ -34,6 +32,30 @@ def checks_and_limits(run: LoadedRun) -> list[str]:
                 " Who sees both sums could subtract them: the study's participation rule allowed this."
             )
     return said
+
+
+_POOLED = {
+    "exact": "The numbers{where} are those that pooling the same patients, mapped in the same way, and summing over them in the same"
+    " way would give (to seven digits or more).",
+    "same-trees": "The trees{where} are those that the same method would grow on the pooled patients, mapped in the same way: the"
+    " same splits.",
+    "none": "What pooling the same patients would give differs from the numbers{where}: each hospital learned from its own patients,"
+    " and what they learned was combined. By how much depends on how unlike the hospitals are (docs/heterogeneity.md).",
+}
+"""By `Method.pooled`."""
+
+
+def _pooled(run: LoadedRun) -> list[str]:
+    """How the answers relate to those over the pooled patients, by what their methods say."""
+    kinds: dict[str, list[str]] = {}
+    for analysis in run.answered:
+        assert analysis.record is not None
+        kinds.setdefault(find(analysis.record.method).pooled, []).append(f"“{analysis.name}”")
+    return [
+        said.format(where="" if len(kinds) == 1 else f" of {', '.join(kinds[kind])}")
+        for kind, said in _POOLED.items()
+        if kind in kinds
+    ]
 
 
 def _grid(run: LoadedRun) -> list[str]:

@@ -88,6 +88,8 @@ class Losses:
 class HistBoosting(Method[HistSpec]):
     """Boosted trees from federated histograms."""
 
+    pooled = "same-trees"
+
     kin: ClassVar[str] = "boosting"
     rows: ClassVar[Literal["all", "eligible", "cohort"]] = "eligible"  # missing features are learned from
 

@@ -41,6 +41,8 @@ class Scored:
 class Evaluate(Method[EvaluateSpec]):
     """An existing score or prediction against an outcome."""
 
+    pooled = "exact"
+
     def __init__(self, study: Study, analysis: str, spec: EvaluateSpec) -> None:
         super().__init__(study, analysis, spec)
         self.kind = spec.kind(study)

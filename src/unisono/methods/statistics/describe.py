@@ -151,6 +151,7 @@ class GroupedData:
 class Describe(Method[DescribeSpec]):
     """Summary statistics by group."""
 
+    pooled = "exact"
     rows: ClassVar[Literal["all", "eligible", "cohort"]] = "eligible"
 
     def __init__(self, study: Study, analysis: str, spec: DescribeSpec) -> None:

@@ -124,6 +124,8 @@ class Totals:
 class GeneralisedLinearModel(Method[GlmSpec]):
     """A GLM with a common intercept, by Newton's method with step halving (McCullagh & Nelder 1989, section 2.5)."""
 
+    pooled = "exact"
+
     def __init__(self, study: Study, analysis: str, spec: GlmSpec) -> None:
         super().__init__(study, analysis, spec)
         self.family = FAMILIES[spec.family]

@@ -62,6 +62,8 @@ class Cohort:
 class CoxRegression(Method[CoxSpec]):
     """Cox regression with each hospital's own baseline hazard, or a common one."""
 
+    pooled = "exact"
+
     def __init__(self, study: Study, analysis: str, spec: CoxSpec) -> None:
         super().__init__(study, analysis, spec)
         self.axis = Axis.of(study, analysis, spec)

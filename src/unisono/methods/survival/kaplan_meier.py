@@ -86,6 +86,8 @@ class Curves:
 class KaplanMeier(Method[KaplanMeierSpec]):
     """Survival curves, overall or by group, on the declared grid of times."""
 
+    pooled = "exact"
+
     def __init__(self, study: Study, analysis: str, spec: KaplanMeierSpec) -> None:
         super().__init__(study, analysis, spec)
         self.axis = Axis.of(study, analysis, spec)
