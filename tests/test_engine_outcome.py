@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import lung
+from tests.support import lung, training
 from tests.support.engine import run, study
 from unisono.engines.embedded.exchange import Fault
+from unisono.engines.embedded.outcome import _refused_elsewhere
 from unisono.engines.embedded.run import Settings, SiteData, run_study
+from unisono.errors import PolicyRefusal
 from unisono.methods.registry import check
+from unisono.site.policy import Policy
 from unisono.study.load import load
 
 
@@ -44,6 +47,29 @@ def test_a_study_that_a_hospital_would_refuse_says_so_in_its_results(loose: dict
     answer = finished.outcomes["effect"].answer
     assert answer is not None
     assert any("A hospital's default policy would refuse this study" in note for note in answer.result.notes)
+
+
+def test_each_analysis_is_told_its_own_reasons_and_those_of_the_study() -> None:
+    asked = training.study(
+        analyses={
+            "model": training.BASE,
+            "trees": {
+                "method": "bagged-boosting",
+                "objective": "logistic",
+                "outcome": "malignant",
+                "features": [*training.FEATURES],
+            },
+            "table": {"method": "describe", "variables": [*training.FEATURES]},
+        },
+        protection={"hide": "secagg"},
+    )
+    said = {name: " ".join(_refused_elsewhere(asked, name)) for name in asked.analyses}
+    assert all("releases cells of 5 patients" in notes for notes in said.values())
+    of = {"trains a model": ["model"], "would show the coordinator this site's own part": ["trees"]}
+    for reason, names in of.items():
+        assert [name for name, notes in said.items() if reason in notes] == names
+    with pytest.raises(PolicyRefusal, match="releases cells"):
+        Policy().check_study(asked)
 
 
 def test_a_result_without_a_hospital_that_left_says_which_and_what_that_shows(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,46 +56,54 @@ class Policy(BaseModel):
     """Methods that may run here; None allows every installed one."""
 
     def check_study(self, study: Study) -> None:
-        """Before a permit is signed: protection and release of the whole study. `PolicyRefusal` with rule and remedy."""
+        """Before a permit is signed: protection and release of the whole study, and what each analysis asks. `PolicyRefusal` with
+        rule and remedy."""
+        for refusal in self.refusals(study):
+            raise refusal
+        for name in study.analyses:
+            for refusal in self.refusals_of(study, name):
+                raise refusal
+
+    def refusals(self, study: Study) -> Iterator[PolicyRefusal]:
+        """Why a study would be refused, whatever it asks."""
         if study.protection.hide not in self.hide:
-            raise PolicyRefusal(
+            yield PolicyRefusal(
                 f"The study hides its sums by {study.protection.hide!r}; this site accepts {', '.join(sorted(self.hide))}.",
                 rule="least-protection",
                 remedy="Set `protection: {hide: secagg}` in the study, or ask the site's data steward to change the policy.",
             )
         if self.threat == "malicious" and study.protection.threat != "malicious" and study.protection.hide != "none":
-            raise PolicyRefusal(
+            yield PolicyRefusal(
                 "The study trusts the coordinator to follow the protocol; this site's policy does not.",
                 rule="least-protection",
                 remedy="Set `protection: {threat: malicious}` in the study: it costs one more round trip a sum.",
             )
         if study.release.min_sites < self.min_sites and study.protection.hide != "none":
-            raise PolicyRefusal(
+            yield PolicyRefusal(
                 f"The study opens sums of {study.release.min_sites} sites; this site's policy asks for {self.min_sites}.",
                 rule="min_sites",
                 remedy=f"Set `release: {{min_sites: {self.min_sites}}}` in the study.",
             )
         if study.release.min_count < self.min_released:
-            raise PolicyRefusal(
+            yield PolicyRefusal(
                 f"The study releases cells of {study.release.min_count} patients; this site's policy asks for {self.min_released}.",
                 rule="min_count",
                 remedy=f"Set `release: {{min_count: {self.min_released}}}` in the study.",
             )
-        for name, analysis in study.analyses.items():
-            if self.methods is not None and analysis.method not in self.methods:
-                raise PolicyRefusal(
-                    f"Analysis {name!r} uses {analysis.method!r}; this site allows {', '.join(sorted(self.methods))}.",
-                    rule="allowed-methods",
-                    remedy="Use an allowed method, or ask the site's data steward to allow this one.",
-                )
-            self._check_plan(study, name)
 
-    def _check_plan(self, study: Study, analysis: str) -> None:
-        """What an analysis will ask, by its method's own plan."""
+    def refusals_of(self, study: Study, analysis: str) -> Iterator[PolicyRefusal]:
+        """Why an analysis would be refused: its method, and what it will ask by that method's own plan."""
+        name = study.analyses[analysis].method
+        if self.methods is not None and name not in self.methods:
+            yield PolicyRefusal(
+                f"Analysis {analysis!r} uses {name!r}; this site allows {', '.join(sorted(self.methods))}.",
+                rule="allowed-methods",
+                remedy="Use an allowed method, or ask the site's data steward to allow this one.",
+            )
         method, rules = build(study, analysis), study.protection
         for planned in method.plan():
             if planned.operation == "collect" and "collect" not in self.operations:
-                raise PolicyRefusal(
+                yield PolicyRefusal(
                     f"Analysis {analysis!r} ({method.name}) would show the coordinator this site's own part; this site allows sums only.",
                     rule="allowed-operations",
                     remedy="Use a method that sums (`hist-boosting` for trees), or ask the site's data steward to allow `collect`.",
@@ -102,7 +111,7 @@ class Policy(BaseModel):
             leaves = planned.contribution.declaration(Facts(patients=EXAMPLE), *planned.arguments).leaves
             weak = rules.hide != "none" and rules.threat != "malicious" and self.updates_threat == "malicious"
             if weak and any(leaf.rule == "update" for leaf in leaves.values()):
-                raise PolicyRefusal(
+                yield PolicyRefusal(
                     f"Analysis {analysis!r} trains a model: its sums may leave hospitals out, and a coordinator that lies about who is "
                     "in could single one out.",
                     rule="least-protection",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unisono.errors import PolicyRefusal, UnisonoError
+from unisono.errors import UnisonoError
 from unisono.methods.runner import Answer
 from unisono.site.policy import Policy
 from unisono.study.document import Study
@@ -28,7 +28,6 @@ def with_remarks(study: Study, outcomes: Mapping[str, Outcome], *, simulated: bo
     """The outcomes with notes on what only shows when analyses are seen together, or (simulated) beside a hospital's own
     rules, which no hospital has applied."""
     found: dict[str, Outcome] = {}
-    refused = _refused_elsewhere(study) if simulated else []
     earlier: dict[str, int] = {}
     for name, outcome in outcomes.items():
         if outcome.answer is None:
@@ -36,6 +35,7 @@ def with_remarks(study: Study, outcomes: Mapping[str, Outcome], *, simulated: bo
             continue
         patients = outcome.answer.cohort.facts.patients
         near = [other for other, n in earlier.items() if 0 < abs(n - patients) < study.release.min_count]
+        refused = _refused_elsewhere(study, name) if simulated else []
         notes = [*outcome.answer.result.notes, *refused, *(_near(other, study) for other in near[:1])]
         result = replace(outcome.answer.result, notes=tuple(notes))
         found[name] = replace(outcome, answer=replace(outcome.answer, result=result))
@@ -43,12 +43,14 @@ def with_remarks(study: Study, outcomes: Mapping[str, Outcome], *, simulated: bo
     return found
 
 
-def _refused_elsewhere(study: Study) -> list[str]:
-    try:
-        Policy().check_study(study)
-    except PolicyRefusal as refusal:
-        return [f"A hospital's default policy would refuse this study: {refusal.what} It ran because it was simulated."]
-    return []
+def _refused_elsewhere(study: Study, analysis: str) -> list[str]:
+    """Every reason of the study, and of this analysis of it."""
+    policy = Policy()
+    reasons = dict.fromkeys(r.what for r in (*policy.refusals(study), *policy.refusals_of(study, analysis)))
+    return [
+        f"A hospital's default policy would refuse this study: {what} It ran because it was simulated."
+        for what in reasons
+    ]
 
 
 def _near(other: str, study: Study) -> str:
