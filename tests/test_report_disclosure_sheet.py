@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -195,3 +196,12 @@ def test_a_journal_of_an_older_unisono_is_read_as_far_as_it_says(journal: Journa
     journal.prune(journal.write("snapshot", {"state": 1}, step=2), from_step=1)
     assert [one.step for one in opened_sums(journal)] == [0]
     assert participation(journal, lung.SITES).sums == 3
+
+
+@pytest.mark.parametrize("width", [80, 90, 100, 120])
+def test_names_are_broken_between_their_words_only(width: int) -> None:
+    rows = sheet.planned(training.study())
+    shown = sheet.text(sheet.planned_table(rows, width), width).split()
+    for row in rows:
+        assert all(any(word in part for part in shown) for word in re.findall(r"[a-z]+_?", row.leaf))
+    assert ("validation_patients" in shown) is (width != 90)  # there the contributions are shown too

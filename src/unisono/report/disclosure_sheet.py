@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -42,6 +43,9 @@ _DROPPED: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("contribution", "rule", "bytes")),
 )
 """From how many columns on what is left out."""
+_NAMES = ("analysis", "contribution", "leaf")
+_BETWEEN, _MEANING = 3, 18
+"""Characters between two columns, and that meanings have at least where names can be broken."""
 EXAMPLE = Facts(patients=1000)
 """Shapes do not depend on the number of patients; a declaration wants one all the same."""
 
@@ -239,15 +243,53 @@ def _table(rows: Sequence[Leaf], times: str, title: str, width: int) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    kept = [k for k, head in enumerate(heads) if head not in dropped]
-    for k in kept:  # folded, because a name that is cut cannot be looked up
-        right = heads[k] in ("size", "bytes", times)
-        table.add_column(heads[k], justify="right" if right else "left", overflow="fold")
+    lines = [dict(zip(heads, cells, strict=True)) for cells in _cells(rows)]
+    columns = {head: [line[head] for line in lines] for head in heads if head not in dropped}
+    rooms = _rooms(columns, width)
+    for head in columns:
+        right = head in ("size", "bytes", times)
+        table.add_column(head, justify="right" if right else "left", overflow="fold", width=rooms.get(head))
+    for line in lines:
+        table.add_row(*(Text(_broken(line[head], rooms[head]) if head in rooms else line[head]) for head in columns))
+    return table
+
+
+def _cells(rows: Sequence[Leaf]) -> Iterator[tuple[str, ...]]:
+    """Each row in words; a name that is the same as above is said once."""
     before = ("", "")
     for row in rows:
         analysis = row.analysis if row.analysis != before[0] else ""
         contribution = row.contribution if (row.analysis, row.contribution) != before else ""
         before = (row.analysis, row.contribution)
-        cells = (analysis, contribution, row.leaf, row.rule, row.size, f"{row.bytes:,}", str(row.times), row.meaning)
-        table.add_row(*(Text(cells[k]) for k in kept))
-    return table
+        yield (analysis, contribution, row.leaf, row.rule, row.size, f"{row.bytes:,}", str(row.times), row.meaning)
+
+
+def _rooms(columns: Mapping[str, Sequence[str]], width: int) -> dict[str, int]:
+    """How wide the columns of names are: as their longest name, where that leaves room for the meanings; else narrower, the widest
+    first, but none narrower than the longest word in it."""
+    rooms = {head: max(map(len, (head, *cells))) for head, cells in columns.items()}
+    others = sum(room for head, room in rooms.items() if head not in (*_NAMES, "meaning"))
+    spare = width - others - _MEANING - _BETWEEN * (len(columns) - 1)
+    names = {head: rooms[head] for head in _NAMES if head in rooms}
+    least = {head: max(len(word) for name in (head, *columns[head]) for word in ("", *_words(name))) for head in names}
+    while sum(names.values()) > spare:
+        wide = [head for head in names if names[head] > least[head]]
+        if not wide:
+            break
+        names[max(wide, key=names.__getitem__)] -= 1
+    return names
+
+
+def _words(name: str) -> list[str]:
+    """The parts of a name, each with what stands behind it: ``validation_``, ``patients``."""
+    return re.findall(r"[^_.-]*[_.-]+|[^_.-]+", name)
+
+
+def _broken(name: str, room: int) -> str:
+    """A name over as many lines as it needs, broken between words only: one that is cut elsewhere cannot be looked up."""
+    lines = [""]
+    for word in _words(name):
+        if lines[-1] and len(lines[-1]) + len(word) > room:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
