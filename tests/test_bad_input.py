@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support import engine
+from tests.support import engine, training
 from tests.support.engine import SITES, estimates, frame, hospitals, records, run, study
 from unisono.cli.sites import parse_sites
-from unisono.engines.embedded.run import SiteData
+from unisono.engines.embedded.run import Settings, SiteData, run_study
 from unisono.errors import (
     DataError,
     DisclosureRefusal,
     MethodError,
     ParticipationError,
+    StorageError,
     StudyError,
     UnisonoError,
 )
@@ -44,11 +45,13 @@ def stopped(out: Path, analysis: str, data: dict[str, SiteData] | None = None, *
 
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("hide", ["secagg", "none"])
-def test_one_or_two_sites_are_too_few(tmp_path: Path, number: int, hide: str) -> None:
-    error = stopped(tmp_path, "odds", hospitals(SITES[:number]), protection={"hide": hide})
-    assert isinstance(error, ParticipationError)
-    assert error.rule == "min_sites"
-    assert records(tmp_path, "odds", "attempt") == []
+def test_one_or_two_sites_are_too_few_and_told_so_before_anything_is_made(
+    tmp_path: Path, number: int, hide: str
+) -> None:
+    with pytest.raises(ParticipationError) as raised:
+        run(study("odds", protection={"hide": hide}), tmp_path / "out", data=hospitals(SITES[:number]))
+    assert raised.value.rule == "min_sites"
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_site_is_told(tmp_path: Path) -> None:
@@ -216,3 +219,40 @@ def test_a_site_without_a_single_value_of_a_variable_is_told(tmp_path: Path) -> 
         error = raised
     assert error is not None
     assert "turin" in str(error)
+
+
+# -- folders and settings -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_the_system_does_not_let_be_is_not_said_to_be_a_file(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file or directory") as raised:
+        run(study("odds"), Path("/proc/unisono/out"))
+    assert "stands in its way" not in raised.value.remedy
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError) as raised:
+        run(study("odds"), tmp_path / "file" / "out")
+    assert "a file stands in its way" in raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        ({"local": {"batch": 0}}, "Write a whole number from 1 on, or `batch: all`."),
+        ({"local": {"epochs": 1, "steps": 2}}, "Give one of `epochs`, `steps` and `seconds`"),
+        ({"local": {"optimiser": "adam", "momentum": 0.5}}, "Remove `momentum`"),
+        ({"validate": {"metric": "auroc"}}, "Write 'loss' or 'accuracy'."),
+        ({"validate": {"metric": "acuracy"}}, "Did you mean 'accuracy'?"),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_of_a_training_says_what_is_allowed(wrong: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(StudyError) as raised:
+        training.study(wrong)
+    assert remedy in raised.value.remedy
+
+
+def test_a_number_without_a_unit_is_not_read_as_one(tmp_path: Path) -> None:
+    wrong = {site: SiteData(data.assign(radius=data["radius"] * 100)) for site, data in training.frames().items()}
+    with pytest.raises(DataError, match=r"outside the declared bounds 0 to [0-9.]+[.:;]") as raised:
+        run_study(training.study(), wrong, tmp_path, Settings())
+    assert "'1'" not in raised.value.what

@@ -81,7 +81,9 @@ def test_run_writes_results_that_verify_and_report_again(folder: Path, tmp_path:
     assert not re.findall(r"(?:src|href)=.https?:", page)
     stored["estimates"]["coefficients"][0]["coef"] += 1e-6
     (out / "effect" / "result.json").write_text(json.dumps(stored))
-    assert "Not reproduced" in unisono("verify", str(out), cwd=folder, code=1)
+    said = unisono("verify", str(out), cwd=folder, code=1)
+    assert "Not reproduced" in said
+    assert "reproducible-results" in said
 
 
 def test_run_of_one_analysis_only(folder: Path, tmp_path: Path) -> None:

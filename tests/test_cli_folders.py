@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from tests.support import engine
 from tests.support.network import coordinator_home, credentials
 from unisono.cli.console import out
+from unisono.cli.folder import check_folder
 from unisono.cli.main import main
+from unisono.errors import StorageError
 from unisono.network.agent.folder import AgentFolder, Settings
 from unisono.network.agent.inbox import Entry
 from unisono.network.coordinator.home import CoordinatorHome
@@ -134,3 +137,36 @@ def test_nobody_is_asked_about_a_study_that_is_over() -> None:
     assert waiting.shown == "open"
     assert not over.waits
     assert over.shown == "none, and it is over"
+
+
+def test_results_are_not_written_over_another_study_or_its_run(tmp_path: Path) -> None:
+    asked, other = engine.study("odds"), engine.study("odds", release={"min_sites": 4, "min_count": 20})
+    assert asked.id == other.id
+    check_folder(tmp_path, asked)
+    (tmp_path / "study.yaml").write_text("# mine\n" + dump_yaml(asked))
+    check_folder(tmp_path, asked)  # beside the study that is run
+    for there in (dump_yaml(other), "no study"):
+        (tmp_path / "study.yaml").write_text(there)
+        with pytest.raises(StorageError, match="and no run of this study") as raised:
+            check_folder(tmp_path, asked)
+        assert raised.value.rule == "own-folder"
+        with pytest.raises(StorageError):
+            check_folder(tmp_path, asked, fresh=True)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(StorageError, match="a run of another study") as raised:
+        check_folder(tmp_path, asked)
+    assert raised.value.rule == "one-run-a-folder"
+    check_folder(tmp_path, asked, fresh=True)
+    (tmp_path / "study.yaml").write_text(dump_yaml(asked))
+    check_folder(tmp_path, asked)
+
+
+def test_a_split_is_not_a_folder_of_results(tmp_path: Path, say: Say) -> None:
+    split, study = tmp_path / "split", tmp_path / "s.yaml"
+    say("simulate", "partition", "breast-cancer", "--sites", "3", "--out", str(split), code=0)
+    written = (split / "study.yaml").read_bytes()
+    study.write_text(re.sub(r"question: .*", "question: Something else?", (split / "study.yaml").read_text(), count=1))
+    said = say("run", str(study), "--sites", str(split / "sites.yaml"), "--out", str(split))
+    assert "own-folder" in said
+    assert (split / "study.yaml").read_bytes() == written
+    assert not (split / "sites").exists()

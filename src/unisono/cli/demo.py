@@ -71,7 +71,7 @@ def demo(
         return
     out = out or Path("unisono-demo")
     with as_file(files("unisono.demo").joinpath("lung.study.yaml")) as study:
-        check_folder(out, load(study, check))
+        check_folder(out, load(study, check), fresh=fresh)
     written = lung.write(out)
     console.print(
         f"[bold]Do women with advanced lung cancer live longer than men?[/] Four hospitals, {len(written.data)} dialects, one answer."

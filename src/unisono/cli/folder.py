@@ -16,25 +16,35 @@ _TOP = (STUDY, REPORT, FILES, COMPARISON)
 _OF_AN_ANALYSIS = ("result.json", "summary.csv", "figure.svg", "figure.png", "disclosure.csv")
 
 
-def check_folder(out: Path, study: Study) -> None:
-    """`StorageError` (rule ``own-folder``) if `out` holds files that a run would write over, and no run began there.
+def check_folder(out: Path, study: Study, *, fresh: bool = False) -> None:
+    """`StorageError` if a run of `study` in `out` would write over somebody else's files: those of a run of another study (rule
+    ``one-run-a-folder``; `fresh` begins anew there), or files that no run wrote (rule ``own-folder``).
 
-    A study file of the same id is the run's own: the demo writes it first, and `--out .` beside a study is fine.
+    A study file that says the same is the run's own: the demo writes it first, and `--out .` beside a study is fine.
     """
-    if (out / RUN).exists() or any(out.glob("sites/*/identity.key")) or any(out.glob("*/journal.db")):
-        return
+    begun = (out / RUN).exists() or any(out.glob("sites/*/identity.key")) or any(out.glob("*/journal.db"))
+    own = not (out / STUDY).exists() or _digest(out / STUDY) == study.digest()
+    if begun:
+        if own or fresh:
+            return
+        raise StorageError(
+            f"{out} holds a run of another study.",
+            rule="one-run-a-folder",
+            remedy="Write to another folder with --out; `unisono run --fresh` begins anew in this one.",
+        )
     names = [*_TOP, *(f"{name}/{file}" for name in study.analyses for file in _OF_AN_ANALYSIS)]
-    foreign = [name for name in names if (out / name).exists() and not (name == STUDY and _same(out / name, study))]
+    foreign = [name for name in names if (out / name).exists() and not (name == STUDY and own)]
     if foreign:
         raise StorageError(
-            f"{out} holds {', '.join(foreign[:3])}, and no run of Unisono: its files would be written over.",
+            f"{out} holds {', '.join(foreign[:3])}, and no run of this study: its files would be written over.",
             rule="own-folder",
             remedy="Name a new or an empty folder with --out.",
         )
 
 
-def _same(path: Path, study: Study) -> bool:
+def _digest(path: Path) -> str | None:
+    """Of the study in a file; None if there is none that can be read."""
     try:
-        return load(path).id == study.id
+        return load(path).digest()
     except UnisonoError:
-        return False
+        return None

@@ -47,7 +47,7 @@ def run(
     """
     data = parse_sites(site or [], sites)
     asked = load(study, check)
-    check_folder(out, asked)
+    check_folder(out, asked, fresh=fresh)
     with LiveProgress(console) as progress:
         settings = Settings(analyses=analysis, fresh=fresh, observer=progress.observe)
         answered = run_study(asked, data, out=out, settings=settings)

@@ -37,11 +37,15 @@ def verify(out: Annotated[Path, typer.Argument(help="The folder that a run wrote
             f"{out} holds no finished analysis.", rule="complete-journal", remedy="Run the study to its end first."
         )
     console.print(_table(found))
-    if not all(v.reproduced for v in found):
-        console.print(
-            "[red]Not reproduced.[/] The journal and the results do not belong together, or a file was altered."
+    altered = [v.analysis for v in found if not v.reproduced]
+    if altered:
+        raise JournalError(
+            f"Not reproduced: what result.json says of {', '.join(altered)} does not follow from the journal beside it. One of the "
+            "two was altered, or they are of different runs.",
+            rule="reproducible-results",
+            remedy="Trust neither. Put the folder back as the run left it; or, where the journal is the run's own, run the same "
+            "command again: it writes the results anew from the journal and asks no hospital.",
         )
-        raise typer.Exit(1)
     console.print("[green]✓[/] every estimate is reproduced from the opened sums; no patient's data was needed")
 
 

@@ -61,17 +61,12 @@ def in_use(path: Path, what: str) -> StorageError:
 
 def unwritable(path: Path, what: str, reason: str) -> StorageError:
     """The error for a disk that is full or a folder that cannot be written."""
-    if "directory" in reason.lower() or "file exists" in reason.lower():
-        return StorageError(
-            f"The {what} {path} cannot be written: {reason}.",
-            rule="durable-storage",
-            remedy="Name a folder, or one that can be made; a file stands in its way.",
-        )
-    return StorageError(
-        f"The {what} {path} cannot be written: {reason}.",
-        rule="durable-storage",
-        remedy="Free disk space or correct the permissions, then run the same command again: it goes on where it stopped.",
-    )
+    remedy = "Free disk space or correct the permissions, then run the same command again: it goes on where it stopped."
+    if "not a directory" in reason.lower() or "file exists" in reason.lower():
+        remedy = "Name a folder, or one that can be made; a file stands in its way."
+    elif "directory" in reason.lower():
+        remedy = "Name a folder that can be made and written in: there, the system lets none be."
+    return StorageError(f"The {what} {path} cannot be written: {reason}.", rule="durable-storage", remedy=remedy)
 
 
 def is_new(db: sqlite3.Connection, path: Path, what: str, version: int) -> bool:

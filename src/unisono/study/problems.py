@@ -20,6 +20,18 @@ Path = tuple[str | int, ...]
 """Keys and indices from the top of the document: ``("analyses", "effect", "covariates", 1)``."""
 
 
+NEAR = 0.65
+"""Of 1 (the same): how alike two names are when one was probably meant by the other. ``auroc`` is no ``accuracy``."""
+
+
+class Unfit(ValueError):
+    """Values that do not go together, raised by a model's own validator: what is wrong, and what is allowed."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong. `path` is where; the loader turns it into a line."""
@@ -47,8 +59,8 @@ def from_pydantic(error: ValidationError, prefix: Path, model: type[BaseModel], 
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that was probably meant."""
-    near = get_close_matches(name, list(known), 1) or get_close_matches(name.lower(), list(known), 1)
+    """The known name that was probably meant, if one is near."""
+    near = get_close_matches(name, list(known), 1, NEAR) or get_close_matches(name.lower(), list(known), 1, NEAR)
     return near[0] if near else None
 
 
@@ -213,7 +225,9 @@ def _in_words_of_choices(item: ErrorDetails, kind: str, context: dict[str, Any])
     if kind in ("too_short", "string_too_short"):
         return "There is nothing here, or too little.", "limits", f"Give at least {context['min_length']}."
     message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    remedy = "Correct the value; `unisono study schema` lists what is allowed."
+    wrong = context.get("error")
+    known = "Correct the value; `unisono study schema` lists what is allowed."
+    remedy = wrong.remedy if isinstance(wrong, Unfit) else known
     return f"{message[:1].upper()}{message[1:]}.", "values", remedy
 
 

@@ -20,6 +20,7 @@ from unisono.engines.embedded.folder import Folder
 from unisono.engines.embedded.outcome import Outcome, with_remarks
 from unisono.engines.environment import environment
 from unisono.errors import ParticipationError, StudyError, UnisonoError
+from unisono.federation.attempts import parameters_of
 from unisono.federation.events import Event, Observer, nobody
 from unisono.protection.secagg.roster import Roster
 from unisono.site.agent import Site
@@ -69,6 +70,7 @@ def run_study(study: Study, data: Mapping[str, SiteData], out: Path, settings: S
         raise ParticipationError(
             "No site was given.", rule="min_sites", remedy="Name sites with their data, three or more."
         )
+    parameters_of(tuple(sorted(data)), study)  # refused here if they are too few for any sum, before anything is read
     chosen = _chosen(study, settings.analyses)
     folder = Folder(out)
     try:

@@ -16,7 +16,7 @@ from unisono.methods.base import Spec
 from unisono.methods.design import unknown_variable
 from unisono.methods.training.models.registry import need_torch
 from unisono.study.document import BooleanVariable, CategoryVariable, Grid, ImageVariable, Name, NumberVariable, Study
-from unisono.study.problems import Path, Problem
+from unisono.study.problems import Path, Problem, Unfit
 from unisono.study.units import duration
 
 TaskName = Literal["binary", "multiclass", "number", "cox", "hazard"]
@@ -77,11 +77,16 @@ class Local(Part):
     @model_validator(mode="after")
     def _one_budget(self) -> Local:
         if sum(budget is not None for budget in (self.epochs, self.steps, self.seconds)) != 1:
-            raise ValueError("give one of epochs, steps and seconds")
+            raise Unfit(
+                "how much a site does in a round is said more than once, or not at all",
+                "Give one of `epochs`, `steps` and `seconds`; without any, it is `epochs: 1`.",
+            )
         if isinstance(self.batch, int) and self.batch < 1:
-            raise ValueError("a batch holds one patient at least")
+            raise Unfit("a batch holds one patient at least", "Write a whole number from 1 on, or `batch: all`.")
         if self.optimiser == "adam" and self.momentum:
-            raise ValueError("adam has its own momentum (0.9); `momentum` is sgd's")
+            raise Unfit(
+                "adam has its own momentum (0.9)", "Remove `momentum`, or write `optimiser: sgd`, which it belongs to."
+            )
         return self
 
 

@@ -257,8 +257,9 @@ def _plausible(values: Values, converted: Values, unit: str, variable: NumberVar
     if share <= 0.5 or variable.min <= median <= variable.max:
         return
     better = suggestion(values, variable, unit)
+    read = "" if unit == NO_UNIT else f" when read as {unit!r}"
     raise ColumnError(
-        f"is mostly ({share:.0%}) outside the declared bounds {_bounds(variable)} when read as {unit!r}",
+        f"is mostly ({share:.0%}) outside the declared bounds {_bounds(variable)}{read}",
         "plausible-units",
         f"{WIDEN} Only if the column really is in another unit, say so in the mapping (for example"
         f" `unit: {better!r}` would fit)."
@@ -267,12 +268,15 @@ def _plausible(values: Values, converted: Values, unit: str, variable: NumberVar
     )
 
 
+NO_UNIT = "1"
+"""UCUM's word for a number without a unit: not worth saying."""
 WIDEN = "If the values are right, widen `min` and `max` of the variable in the study."
 """Said first: a unit that happens to fit, and is not the column's, would change every value without a word."""
 
 
 def _bounds(variable: NumberVariable) -> str:
-    return f"{variable.min:g} to {variable.max:g} {variable.unit}"
+    unit = "" if variable.unit == NO_UNIT else f" {variable.unit}"
+    return f"{variable.min:g} to {variable.max:g}{unit}"
 
 
 def _within(
