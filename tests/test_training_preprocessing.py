@@ -243,6 +243,16 @@ def test_an_outcome_that_is_everywhere_the_same_is_refused(outcome: str) -> None
     assert caught.value.rule == "outcome-varies"
 
 
+def test_a_hospital_that_learns_alone_to_be_compared_with_is_refused_nothing() -> None:
+    """Hospitals that see one class, or few patients, are why others are asked; what is compared stays in the simulation."""
+    analysis = {**training.BASE, "outcome": "smoker", "features": ["age"], "validate": {"fraction": 0.04}}
+    asked = load({**MIXED, "analyses": {"model": analysis}}, check)
+    table = mixed_tables()["turin"]
+    found = light(asked, {"turin": Table({**table.columns, "smoker": np.zeros(table.n)}, table.n)})
+    found.method.alone = True
+    assert found.run().estimates["rounds"][0].keys() == {"round", "validation", "accuracy"}
+
+
 @pytest.mark.parametrize(("outcome", "classes"), [("smoker", True), ("stage", True), ("age", False), ("cox", False)])
 def test_what_is_classified_rightly_is_told_where_there_are_classes_and_nothing_in_its_place_elsewhere(
     outcome: str, classes: bool

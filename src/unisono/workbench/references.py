@@ -66,6 +66,7 @@ def alone(study: Study, analysis: str, cohort: Cohort, *, seed: int = 0, heard: 
     `EVERYWHERE` after their names, the mean over sites of what a site's model is worth on everybody's patients. Where sites see
     different patients the first flatters: a site that only has healthy patients is right about them without any model."""
     method, patients = _ready(study, analysis, cohort)
+    method.alone = True
     parts: dict[str, Part] = {}
     curves: list[tuple[Point, ...]] = []
     away: list[dict[str, float]] = []

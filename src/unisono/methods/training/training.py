@@ -58,7 +58,7 @@ class Step:
 
 class Training(Method[S]):
     """A federated optimiser. personal: its sites predict with models of their own. whole: the coordinator has a model that
-    predicts."""
+    predicts. alone: one hospital learns by itself, to be compared with; nobody is told anything, so that nothing is refused."""
 
     kin: ClassVar[str] = "training"
     personal: ClassVar[bool] = False
@@ -69,6 +69,7 @@ class Training(Method[S]):
         self.columns = Columns.of(study, spec)
         self.scoring = Scoring(study, spec, self.columns)
         self.validates = spec.validation.fraction > 0
+        self.alone = False
 
     @cached_property
     def network(self) -> Network:
@@ -264,14 +265,11 @@ class Training(Method[S]):
                 rule="training-patients",
                 remedy="Choose a smaller `validate: fraction`.",
             )
-        self.columns.check_varies(sums)
-        least, validating = self.study.release.min_count, federation.facts.patients - round(float(sums["patients"]))
-        if 0 < validating < least:
-            raise MethodError(
-                f"Fewer than {least} patients of all hospitals together would validate: too few for what a round tells of them.",
-                rule="validation-patients",
-                remedy="Choose a larger `validate: fraction`, or 0 for a training without validation.",
-            )
+        validating = federation.facts.patients - round(float(sums["patients"]))
+        least = self.study.release.min_count
+        if not self.alone:
+            self.columns.check_varies(sums)
+            _check_validating(validating, least)
         prepared = self.columns.prepared(sums, self.spec.preprocess.numbers, least)
         first = self.network.first
         return Progress(0, first, self.begin(), prepared, first, validating=validating)
@@ -342,3 +340,13 @@ class Training(Method[S]):
     @classmethod
     def result(cls, study: Study, analysis: str, estimates: dict[str, Any], **rest: Any) -> TrainingResult:
         return TrainingResult(study, analysis, estimates, **rest)
+
+
+def _check_validating(patients: int, least: int) -> None:
+    """`MethodError` (``validation-patients``) unless enough patients of all sites validate, or none."""
+    if 0 < patients < least:
+        raise MethodError(
+            f"Fewer than {least} patients of all hospitals together would validate: too few for what a round tells of them.",
+            rule="validation-patients",
+            remedy="Choose a larger `validate: fraction`, or 0 for a training without validation.",
+        )
