@@ -129,7 +129,7 @@ def over_network(out: Path, *, fresh: bool, shown: Listener, said: Listener) -> 
         table.add_row(str(k), f"{there:.6f}", f"{here:.6f}", f"{abs(there - here):.0e}")
     console.print(table)
     console.print(
-        f"[green]✓[/] the same training: validation losses differ by {finished.largest:.0e} at most. Model updates are rounded at random"
+        f"[green]✓[/] the same training: the final validation loss differs by {finished.largest:.0e}. Model updates are rounded at random"
         " before they are masked, anew in every run: the two cannot agree bit for bit, and agree to within that rounding.",
         soft_wrap=True,
     )
