@@ -319,7 +319,7 @@ def test_images_are_learned_by_a_small_convolutional_network() -> None:
         ({"model": {"kind": "mpl"}}, "Did you mean 'mlp'"),
         ({"model": {"kind": "mlp", "hiden": [3]}}, "hidden"),
         ({"model": {"kind": "cnn"}}, "image"),
-        ({"local": {"epochs": 1, "steps": 3}}, "one of epochs, steps and seconds"),
+        ({"local": {"epochs": 1, "steps": 3}}, "Give one of `epochs`, `steps` and `seconds`"),
         ({"local": {"epochs": 1, "batch": 0}}, "one patient at least"),
         ({"local": {"epochs": 1, "rat": 0.1}}, "'rate'"),
         ({"local": {"epochs": 1, "optimiser": "adam", "momentum": 0.9}}, "its own momentum"),
