@@ -12,6 +12,7 @@ A task is written into the model file as it is. Importable without PyTorch; only
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -63,11 +64,12 @@ class Task(Protocol):
         ...
 
 
-class _Task(BaseModel):
+class _Task(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """As `Task.columns`."""
 
     def table(self, predicted: Mapping[str, Array]) -> Array:
         """(n, columns) what `predict` gave, side by side."""
