@@ -358,3 +358,13 @@ def test_variables_that_are_missing_are_filled_as_the_study_says_and_the_model_f
     known = pd.concat(frames.values())["radius"].mean()
     card = json.loads(result.files()["model.json"])
     assert card["imputed"]["radius"] == pytest.approx(known)
+
+
+def test_two_fractions_of_one_seed_choose_independently_and_one_choice_is_always_the_same() -> None:
+    """If the smaller were a part of the larger, the difference of two answers would be a few patients."""
+    one, other = split(113, 0.198, 3), split(113, 0.1995, 3)
+    assert one.sum() == 22
+    assert abs(int(one.sum()) - int(other.sum())) <= 1
+    assert int((one ^ other).sum()) >= 20
+    assert (split(113, 0.198, 3) == one).all()
+    assert int((split(113, 0.198, 4) ^ one).sum()) >= 20
